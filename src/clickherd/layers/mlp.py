@@ -1,0 +1,82 @@
+"""The multi-layer perceptron that the deep models share."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor, nn
+
+ACTIVATIONS = {"relu": nn.ReLU, "tanh": nn.Tanh, "gelu": nn.GELU, "silu": nn.SiLU}
+
+
+class MLPConfig(BaseModel):
+    """Width, activation and regularisation of an MLP."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    hidden_units: tuple[int, ...] = (400, 400, 400)
+    activation: Literal["relu", "tanh", "gelu", "silu"] = "relu"
+    dropout: float = Field(0.0, ge=0, lt=1)
+    batch_norm: bool = Field(
+        False,
+        description="normalise each hidden layer with the statistics of the micro-batch, not of the whole batch "
+        "(ghost batch norm, Hoffer et al. 2017); the running averages are what predictions use",
+    )
+
+
+class BatchNorm(nn.BatchNorm1d):
+    """Batch norm over the rows of the micro-batch; one row alone has no spread and takes the running averages."""
+
+    def forward(self, input: Tensor) -> Tensor:  # noqa: A002  (the parent's name)
+        """Normalised input, shape (B, N)."""
+        if self.training and len(input) == 1:
+            return nn.functional.batch_norm(
+                input, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps
+            )
+        return super().forward(input)
+
+
+class MLP(nn.Module):
+    """Linear → batch norm → activation → dropout, repeated; then, with `num_outputs`, a plain linear layer.
+
+    Weights are Glorot-normal and biases zero (CowClip's initialisation).
+    """
+
+    def __init__(self, num_inputs: int, config: MLPConfig, *, num_outputs: int | None = None) -> None:
+        super().__init__()
+        layers: list[nn.Module] = []
+        width = num_inputs
+        for units in config.hidden_units:
+            layers.append(glorot_linear(width, units))
+            if config.batch_norm:
+                layers.append(BatchNorm(units))
+            layers.append(ACTIVATIONS[config.activation]())
+            if config.dropout:
+                layers.append(nn.Dropout(config.dropout))
+            width = units
+        if num_outputs is not None:
+            layers.append(glorot_linear(width, num_outputs))
+            width = num_outputs
+        self.layers = nn.Sequential(*layers)
+        self.num_outputs = width
+
+    def forward(self, x_BN: Tensor) -> Tensor:
+        """Shape (B, N) in, (B, num_outputs) out."""
+        out: Tensor = self.layers(x_BN)
+        return out
+
+
+def glorot_linear(num_inputs: int, num_outputs: int, *, bias: bool = True) -> nn.Linear:
+    """A linear layer with Glorot-normal weights and zero bias."""
+    linear = nn.Linear(num_inputs, num_outputs, bias=bias)
+    nn.init.xavier_normal_(linear.weight)
+    if bias:
+        nn.init.zeros_(linear.bias)
+    return linear
+
+
+def parameter(*shape: int) -> nn.Parameter:
+    """A Glorot-normal parameter of the given shape."""
+    return nn.Parameter(nn.init.xavier_normal_(torch.empty(*shape)))

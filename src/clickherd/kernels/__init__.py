@@ -1,0 +1,89 @@
+"""Kernels of the embedding table: signatures and dispatch. Every implementation is a twin of `reference`.
+
+    gather       ids → embedding rows and the sum of their linear weights
+    scatter_add  gradients of those rows → one gradient per id, and how often each id occurred
+    cowclip_adam the whole update of the table in one pass
+
+Shapes: V ids, W = wide + D columns of the table (column 0 is the linear weight when `wide`), B rows of a
+micro-batch, S single-valued and M multi-valued fields, F = S + M.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from clickherd.kernels import cpu, reference
+from clickherd.kernels.cpu import take_bag, take_rows
+
+__all__ = ["AdamStep", "Bags", "Kernels", "cpu", "kernels_for", "reference", "take_bag", "take_rows"]
+
+Bags = tuple[tuple[Tensor, Tensor], ...]  # per multi-valued field: values (n,) int32, offsets (B + 1,) int64
+
+
+@dataclass(frozen=True)
+class AdamStep:
+    """Scalars of one CowClip–Adam update (CowClip, Algorithm 1; Adam with the ε of Keras).
+
+    `clip` is r, infinite to clip nothing; `zeta` is ζ; `l2` is λ of λΣw². `touched_only` leaves the rows that the
+    batch did not touch as they are (their moments too): another algorithm, not the published one.
+    """
+
+    step: int  # counts from 1
+    learning_rate: float
+    l2: float
+    clip: float
+    zeta: float
+    beta1: float
+    beta2: float
+    epsilon: float
+    touched_only: bool = False
+
+    @property
+    def corrected_rate(self) -> float:
+        """The rate with both bias corrections folded in, so that ε is added to the uncorrected √v."""
+        return self.learning_rate * (1 - self.beta2**self.step) ** 0.5 / (1 - self.beta1**self.step)
+
+
+class Kernels(Protocol):
+    """What an implementation provides."""
+
+    def gather(self, weight_VW: Tensor, ids_BS: Tensor, bags: Bags, wide: bool) -> tuple[Tensor, Tensor]:
+        """Embedding rows (B, F, D) and the sum over fields of the linear weights (B,), zeros if not `wide`.
+
+        A multi-valued field gives the mean over its values, for both.
+        """
+
+    def scatter_add(
+        self,
+        grad_VW: Tensor,
+        counts_V: Tensor,
+        ids_BS: Tensor,
+        bags: Bags,
+        grad_rows_BFD: Tensor,
+        grad_wide_B: Tensor | None,
+    ) -> None:
+        """Add the gradients of `gather`'s outputs onto `grad_VW`, and the occurrences of each id onto `counts_V`.
+
+        Values of a multi-valued field take their share of the mean and count one occurrence each.
+        """
+
+    def cowclip_adam(
+        self,
+        weight_VW: Tensor,
+        exp_avg_VW: Tensor,
+        exp_avg_sq_VW: Tensor,
+        grad_VW: Tensor,
+        counts_V: Tensor,
+        wide: bool,
+        adam: AdamStep,
+    ) -> tuple[int, int]:
+        """Update the table in place, then set `grad_VW` and `counts_V` to zero. Returns (rows touched, rows clipped)."""
+
+
+def kernels_for(device: torch.device) -> Kernels:
+    """The fastest implementation for tensors on `device`."""
+    return cpu if device.type == "cpu" else reference

@@ -1,0 +1,95 @@
+"""The specification of every kernel in plain torch, on any device. See `kernels.Kernels` for the contract."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from clickherd.kernels import AdamStep, Bags
+
+
+def gather(weight_VW: Tensor, ids_BS: Tensor, bags: Bags, wide: bool) -> tuple[Tensor, Tensor]:
+    """Rows (B, F, D) and summed linear weights (B,)."""
+    fields = [weight_VW[ids_BS.long()]]
+    for values, offsets in bags:
+        owner, sizes = _owners(offsets)
+        sums_BW = weight_VW.new_zeros(len(ids_BS), weight_VW.shape[1])
+        sums_BW.index_add_(0, owner, weight_VW[values.long()])
+        fields.append((sums_BW / sizes[:, None]).unsqueeze(1))
+    both_BFW = torch.cat(fields, dim=1)
+    if not wide:
+        return both_BFW, weight_VW.new_zeros(len(ids_BS))
+    return both_BFW[..., 1:].contiguous(), both_BFW[..., 0].sum(dim=1)
+
+
+def scatter_add(
+    grad_VW: Tensor,
+    counts_V: Tensor,
+    ids_BS: Tensor,
+    bags: Bags,
+    grad_rows_BFD: Tensor,
+    grad_wide_B: Tensor | None,
+) -> None:
+    """Gradients and occurrences per id, added in place."""
+    num_rows, num_fields, _ = grad_rows_BFD.shape
+    grad_BFW = grad_rows_BFD
+    if grad_wide_B is not None:
+        grad_BFW = torch.cat([grad_wide_B[:, None, None].expand(num_rows, num_fields, 1), grad_rows_BFD], dim=2)
+    num_single = ids_BS.shape[1]
+    ids = ids_BS.long().flatten()
+    grad_VW.index_add_(0, ids, grad_BFW[:, :num_single].flatten(0, 1))
+    counts_V.index_add_(0, ids, torch.ones_like(ids, dtype=counts_V.dtype))
+    for j, (values, offsets) in enumerate(bags):
+        owner, sizes = _owners(offsets)
+        share_BW = grad_BFW[:, num_single + j] / sizes[:, None]
+        grad_VW.index_add_(0, values.long(), share_BW[owner])
+        counts_V.index_add_(0, values.long(), torch.ones_like(values, dtype=counts_V.dtype))
+
+
+def cowclip_adam(
+    weight_VW: Tensor,
+    exp_avg_VW: Tensor,
+    exp_avg_sq_VW: Tensor,
+    grad_VW: Tensor,
+    counts_V: Tensor,
+    wide: bool,
+    adam: AdamStep,
+) -> tuple[int, int]:
+    """CowClip (Zheng et al., AAAI 2023, Algorithm 1), then Adam, over the whole table.
+
+        g_i ← ∂(mean loss)/∂w_i + 2λ w_i
+        t_i = max(count_i, 1) · r · max(‖w_i‖, r·√D·ζ)
+        g_i ← g_i · t_i / max(‖g_i‖, t_i)                       the linear weight is left out of norms and clip
+    """
+    touched_V = counts_V > 0
+    gradient_VW = grad_VW + 2 * adam.l2 * weight_VW
+    first = int(wide)
+    dim = weight_VW.shape[1] - first
+    clipped_V = torch.zeros_like(touched_V)
+    if dim and adam.clip != float("inf"):
+        floor = adam.clip * dim**0.5 * adam.zeta
+        weight_norm_V = weight_VW[:, first:].norm(dim=1)
+        threshold_V = counts_V.clamp(min=1) * (adam.clip * weight_norm_V.clamp(min=floor))
+        norm_V = gradient_VW[:, first:].norm(dim=1)
+        clipped_V = (norm_V > threshold_V) & touched_V
+        scale_V = torch.where(norm_V > threshold_V, threshold_V / norm_V, torch.ones_like(norm_V))
+        gradient_VW[:, first:] *= scale_V[:, None]
+    rows = touched_V if adam.touched_only else slice(None)
+    gradient, exp_avg, exp_avg_sq = gradient_VW[rows], exp_avg_VW[rows], exp_avg_sq_VW[rows]
+    exp_avg = adam.beta1 * exp_avg + (1 - adam.beta1) * gradient
+    exp_avg_sq = adam.beta2 * exp_avg_sq + (1 - adam.beta2) * gradient.square()
+    weight_VW[rows] -= adam.corrected_rate * exp_avg / (exp_avg_sq.sqrt() + adam.epsilon)
+    exp_avg_VW[rows], exp_avg_sq_VW[rows] = exp_avg, exp_avg_sq
+    num_touched, num_clipped = int(touched_V.sum()), int(clipped_V.sum())
+    grad_VW.zero_()
+    counts_V.zero_()
+    return num_touched, num_clipped
+
+
+def _owners(offsets: Tensor) -> tuple[Tensor, Tensor]:
+    """For every value the row that owns it, and for every row how many values it has."""
+    sizes = offsets.diff()
+    return torch.repeat_interleave(torch.arange(len(sizes), device=offsets.device), sizes), sizes

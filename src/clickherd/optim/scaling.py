@@ -1,0 +1,64 @@
+"""The rules that carry hyper-parameters from a base batch size to another (CowClip, section 4 and its table of rules).
+
+    batch b → s·b    embedding rate   dense rate   λ      clip
+    none             1                1            1      off
+    sqrt             √s               √s           √s     off
+    linear           s                s            1      off
+    n2-lambda        1                √s           s²     off
+    cowclip          1                √s           s      on
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from clickherd.config import OptimConfig
+
+# Exponents of s for (embedding rate, dense rate, λ).
+EXPONENTS = {
+    "none": (0.0, 0.0, 0.0),
+    "sqrt": (0.5, 0.5, 0.5),
+    "linear": (1.0, 1.0, 0.0),
+    "n2-lambda": (0.0, 0.5, 2.0),
+    "cowclip": (0.0, 0.5, 1.0),
+}
+
+
+@dataclass(frozen=True)
+class Hyperparameters:
+    """What an optimiser step uses at the actual batch size."""
+
+    learning_rate: float
+    embedding_learning_rate: float
+    l2: float
+    clip: float  # r; infinite: no clip
+
+    def describe(self) -> str:
+        """One line for the user."""
+        clip = "off" if math.isinf(self.clip) else f"r = {self.clip:g}"
+        return (
+            f"dense rate {self.learning_rate:.3g}, embedding rate {self.embedding_learning_rate:.3g}, "
+            f"λ {self.l2:.3g}, clip {clip}"
+        )
+
+
+def scaled(optim: OptimConfig, batch_size: int) -> Hyperparameters:
+    """The hyper-parameters of `optim`, stated at `optim.base_batch_size`, carried to `batch_size` by `optim.rule`."""
+    scale = batch_size / optim.base_batch_size
+    embedding, dense, l2 = EXPONENTS[optim.rule]
+    return Hyperparameters(
+        learning_rate=optim.learning_rate * scale**dense,
+        embedding_learning_rate=optim.embedding_learning_rate * scale**embedding,
+        l2=optim.l2 * scale**l2,
+        clip=optim.clip if optim.rule == "cowclip" else math.inf,
+    )
+
+
+def warmed_up(learning_rate: float, step: int, warmup_steps: float) -> float:
+    """The dense rate at `step` (from 0): a linear ramp from 1e-8 over `warmup_steps`, then constant."""
+    if step >= warmup_steps:
+        return learning_rate
+    return 1e-8 + (learning_rate - 1e-8) * step / warmup_steps

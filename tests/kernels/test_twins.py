@@ -1,0 +1,108 @@
+"""Every implementation of a kernel gives what the reference gives."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from clickherd.kernels import AdamStep, Kernels, cpu, reference
+
+TWINS: list[Kernels] = [cpu]
+
+
+@st.composite
+def problems(draw: st.DrawFn) -> dict[str, Any]:
+    """A table, and micro-batches over it with repeated ids, bags, and now and then no row at all."""
+    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    sizes = draw(st.lists(st.integers(1, 70), min_size=1, max_size=4))
+    num_multi = draw(st.integers(0, len(sizes)))
+    num_rows = draw(st.integers(0, 50))
+    wide = draw(st.booleans())
+    width = draw(st.integers(0, 17)) + wide
+    scale = 10.0 ** draw(st.integers(-8, 3))
+    offsets = np.concatenate([[0], np.cumsum(sizes)])
+    fields = list(zip(offsets, sizes, strict=False))
+    single, multi = fields[: len(sizes) - num_multi], fields[len(sizes) - num_multi :]
+    ids = np.zeros((num_rows, len(single)), np.int32)
+    for f, (offset, size) in enumerate(single):
+        ids[:, f] = offset + rng.integers(0, size, num_rows)
+    bags = []
+    for offset, size in multi:
+        bag_offsets = np.concatenate([[0], np.cumsum(rng.integers(1, 4, num_rows))]).astype(np.int64)
+        values = (offset + rng.integers(0, size, bag_offsets[-1])).astype(np.int32)
+        bags.append((torch.from_numpy(values), torch.from_numpy(bag_offsets)))
+    table = {
+        name: torch.from_numpy((rng.standard_normal((sum(sizes), width)) * scale).astype(np.float32))
+        for name in ("weight", "exp_avg", "exp_avg_sq")
+    }
+    table["exp_avg_sq"].abs_()
+    return {
+        "ids": torch.from_numpy(ids),
+        "bags": tuple(bags),
+        "wide": wide,
+        "grad_rows": torch.from_numpy(
+            (rng.standard_normal((num_rows, len(sizes), width - wide)) * scale).astype(np.float32)
+        ),
+        "grad_wide": torch.from_numpy(rng.standard_normal(num_rows).astype(np.float32)) if wide else None,
+        "adam": AdamStep(
+            step=draw(st.integers(1, 1000)),
+            learning_rate=1e-2,
+            l2=draw(st.sampled_from([0.0, 1e-6, 1e-2, 0.4, 3.0])),
+            clip=draw(st.sampled_from([math.inf, 1.0, 1e-2, 1e-4])),
+            zeta=draw(st.sampled_from([0.0, 1e-5, 1.0])),
+            beta1=0.9,
+            beta2=0.999,
+            epsilon=1e-7,
+            touched_only=draw(st.booleans()),
+        ),
+        **table,
+    }
+
+
+@pytest.mark.parametrize("twin", TWINS, ids=lambda twin: twin.__name__.rsplit(".", 1)[-1])
+@settings(max_examples=150, deadline=None)
+@given(problem=problems())
+def test_twin_equals_reference(twin: Kernels, problem: dict[str, Any]) -> None:
+    results = []
+    for kernels in (reference, twin):
+        p = {name: value.clone() if isinstance(value, torch.Tensor) else value for name, value in problem.items()}
+        rows, wide = kernels.gather(p["weight"], p["ids"], p["bags"], p["wide"])
+        grad = torch.zeros_like(p["weight"])
+        counts = torch.zeros(len(grad), dtype=torch.int32)
+        kernels.scatter_add(grad, counts, p["ids"], p["bags"], p["grad_rows"], p["grad_wide"])
+        summed, occurrences = grad.clone(), counts.clone()
+        tally = kernels.cowclip_adam(
+            p["weight"], p["exp_avg"], p["exp_avg_sq"], grad, counts, p["wide"], p["adam"]
+        )
+        assert not grad.any()
+        assert not counts.any()
+        results.append([rows, wide, summed, occurrences, p["weight"], p["exp_avg"], p["exp_avg_sq"], tally])
+    for expected, got in zip(*results, strict=True):
+        if isinstance(expected, torch.Tensor):
+            size = max(float(expected.abs().max()), 1e-12) if expected.numel() else 1.0
+            torch.testing.assert_close(got, expected, rtol=2e-5, atol=2e-6 * size)
+        else:
+            assert got == expected
+
+
+def test_results_do_not_depend_on_the_number_of_threads() -> None:
+    import numba
+
+    generator = torch.Generator().manual_seed(0)
+    ids = torch.randint(0, 100, (500, 3), generator=generator, dtype=torch.int32) + torch.tensor(
+        [0, 100, 200], dtype=torch.int32
+    )
+    grad_rows = torch.randn(500, 3, 5, generator=generator)
+    sums = []
+    for threads in (1, numba.config.NUMBA_NUM_THREADS):
+        numba.set_num_threads(threads)
+        grad, counts = torch.zeros(300, 5), torch.zeros(300, dtype=torch.int32)
+        cpu.scatter_add(grad, counts, ids, (), grad_rows, None)
+        sums.append(grad)
+    assert torch.equal(*sums)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -31,7 +32,8 @@ class DataConfig(Settings):
     label: str = Field("label", description="the label's column")
     positive: str | None = Field(None, description="the value that counts as a click when labels are not 0 and 1")
     format: Literal["auto", "csv", "tsv", "parquet", "arrow", "criteo"] = Field(
-        "auto", description="auto goes by the file's name; criteo names the 40 columns of Criteo's headerless TSV"
+        "auto",
+        description="auto goes by the file's name; criteo names the 40 columns of Criteo's headerless TSV",
     )
     separator: str | None = Field(None, description="a CSV's separator; found by itself when not given")
     header: bool | None = Field(None, description="whether a CSV's first line names the columns; found when not given")
@@ -76,10 +78,20 @@ class OptimConfig(Settings):
     )
 
 
+class SourceConfig(Settings):
+    """Where the rows come from: files, globs, folders or URLs. With these, a config.yaml alone repeats its run."""
+
+    data: tuple[str, ...] = ()
+    valid: tuple[str, ...] = ()
+    test: tuple[str, ...] = ()
+
+
 class TrainConfig(Settings):
     """The loop."""
 
-    batch_size: int = Field(65536, ge=1)
+    batch_size: int | None = Field(
+        None, ge=1, description="rows per update; when not given, as large as leaves enough steps in an epoch"
+    )
     micro_batch_size: int = Field(2048, ge=1, description="rows that go through the model at a time")
     epochs: int = Field(10, ge=1)
     monitor: Monitor = "auc"
@@ -93,6 +105,7 @@ class TrainConfig(Settings):
 class Config(Settings):
     """All settings of a run."""
 
+    source: SourceConfig = SourceConfig()
     data: DataConfig = DataConfig()
     model: AnyModelConfig = DeepFMConfig()
     optim: OptimConfig = OptimConfig()
@@ -138,10 +151,8 @@ def parse_assignments(assignments: list[str]) -> dict[str, Any]:
         except yaml.YAMLError:
             value = text
         if isinstance(value, str):  # YAML 1.1 takes 1e-5 for text
-            try:
+            with contextlib.suppress(ValueError):
                 value = float(value)
-            except ValueError:
-                pass
         for name in reversed(key.split(".")):
             value = {name: value}
         settings = merge(settings, value)

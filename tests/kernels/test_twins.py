@@ -77,9 +77,7 @@ def test_twin_equals_reference(twin: Kernels, problem: dict[str, Any]) -> None:
         counts = torch.zeros(len(grad), dtype=torch.int32)
         kernels.scatter_add(grad, counts, p["ids"], p["bags"], p["grad_rows"], p["grad_wide"])
         summed, occurrences = grad.clone(), counts.clone()
-        tally = kernels.cowclip_adam(
-            p["weight"], p["exp_avg"], p["exp_avg_sq"], grad, counts, p["wide"], p["adam"]
-        )
+        tally = kernels.cowclip_adam(p["weight"], p["exp_avg"], p["exp_avg_sq"], grad, counts, p["wide"], p["adam"])
         assert not grad.any()
         assert not counts.any()
         results.append([rows, wide, summed, occurrences, p["weight"], p["exp_avg"], p["exp_avg_sq"], tally])

@@ -7,6 +7,7 @@
     numeric.f32           (N, K) row-major: min-max or standardised numeric columns
     labels.f32            (N,) 0 or 1
     groups.u64            (N,) hash of the grouping column (for GAUC), if one was named
+    truth.f32             (N,) known click probability, in a log of the built-in generator
 
 Ids are global: field f owns [offset_f, offset_f + size_f), its first id is "unknown", its second "missing".
 Embedded fields are numbered single-valued first, then multi-valued: F = S + len(bags).
@@ -16,8 +17,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -76,6 +78,7 @@ class Batch:
     numeric: npt.NDArray[np.float32]  # (B, K)
     labels: npt.NDArray[np.float32]  # (B,), empty when the rows carry no label
     groups: npt.NDArray[np.uint64]  # (B,), empty when no grouping column is set
+    truth: npt.NDArray[np.float32] = field(default_factory=lambda: np.empty(0, np.float32))  # (B,) or empty
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -84,7 +87,12 @@ class Batch:
         """Rows [start, stop) as views, without a copy but for the bags' offsets."""
         bags = tuple((v[o[start] : o[stop]], o[start : stop + 1] - o[start]) for v, o in self.bags)
         return Batch(
-            self.ids[start:stop], bags, self.numeric[start:stop], self.labels[start:stop], self.groups[start:stop]
+            self.ids[start:stop],
+            bags,
+            self.numeric[start:stop],
+            self.labels[start:stop],
+            self.groups[start:stop],
+            self.truth[start:stop],
         )
 
 
@@ -101,12 +109,16 @@ class Store:
         self.numeric = self._map("numeric.f32", np.float32, (n, len(self.layout.numeric)))
         self.labels = self._map("labels.f32", np.float32, (n,))
         self.groups = self._map("groups.u64", np.uint64, (n if meta["has_groups"] else 0,))
+        self.truth = self._map("truth.f32", np.float32, (n if meta["has_truth"] else 0,))
         self.bags = tuple(
-            (self._map(f"bag_{j}.values.i32", np.int32, None), self._map(f"bag_{j}.offsets.i64", np.int64, (n + 1,)))
+            (
+                self._map(f"bag_{j}.values.i32", np.int32, None),
+                self._map(f"bag_{j}.offsets.i64", np.int64, (n + 1,)),
+            )
             for j in range(len(self.layout.fields) - self.layout.num_single)
         )
 
-    def _map(self, name: str, dtype: type[np.generic], shape: tuple[int, ...] | None) -> npt.NDArray[np.generic]:
+    def _map(self, name: str, dtype: type[np.generic], shape: tuple[int, ...] | None) -> npt.NDArray[Any]:
         if shape is not None and 0 in shape:  # an empty file cannot be mapped
             return np.empty(shape, dtype)
         return np.memmap(self.path / name, dtype, mode="r", shape=shape)
@@ -119,12 +131,20 @@ class Store:
         from clickherd.kernels import take_bag, take_rows
 
         bags = tuple(take_bag(values, offsets, rows) for values, offsets in self.bags)
-        groups = self.groups[rows] if len(self.groups) else self.groups
-        return Batch(take_rows(self.ids, rows), bags, take_rows(self.numeric, rows), self.labels[rows], groups)
+        groups, truth = (column[rows] if len(column) else column for column in (self.groups, self.truth))
+        return Batch(take_rows(self.ids, rows), bags, take_rows(self.numeric, rows), self.labels[rows], groups, truth)
 
     def read(self, start: int, stop: int) -> Batch:
-        """Rows [start, stop) in stored order, as views of the maps."""
-        return Batch(self.ids, self.bags, self.numeric, self.labels, self.groups).slice(start, stop)
+        """Rows [start, stop) in stored order, copied into memory."""
+        bags = tuple((np.array(v[o[start] : o[stop]]), o[start : stop + 1] - o[start]) for v, o in self.bags)
+        return Batch(
+            np.array(self.ids[start:stop]),
+            bags,
+            np.array(self.numeric[start:stop]),
+            np.array(self.labels[start:stop]),
+            np.array(self.groups[start:stop]),
+            np.array(self.truth[start:stop]),
+        )
 
     def batches(self, size: int) -> Iterator[Batch]:
         """All rows in stored order, `size` at a time."""
@@ -138,12 +158,12 @@ class StoreWriter:
     Plain appends, not maps: a full disk is then an OSError to report, not a SIGBUS.
     """
 
-    def __init__(self, path: str | Path, layout: Layout, *, has_groups: bool) -> None:
-        self.path, self.layout, self.has_groups = Path(path), layout, has_groups
+    def __init__(self, path: str | Path, layout: Layout, *, has_groups: bool = False, has_truth: bool = False) -> None:
+        self.path, self.layout, self.has_groups, self.has_truth = Path(path), layout, has_groups, has_truth
         self.path.mkdir(parents=True)
         self.num_rows = 0
         self._num_values = [0] * (len(layout.fields) - layout.num_single)
-        names = ["ids.i32", "numeric.f32", "labels.f32", "groups.u64"]
+        names = ["ids.i32", "numeric.f32", "labels.f32", "groups.u64", "truth.f32"]
         for j in range(len(self._num_values)):
             names += [f"bag_{j}.values.i32", f"bag_{j}.offsets.i64"]
         self._files = {name: (self.path / name).open("wb") for name in names}
@@ -159,6 +179,7 @@ class StoreWriter:
         self._write("numeric.f32", batch.numeric)
         self._write("labels.f32", batch.labels)
         self._write("groups.u64", batch.groups)
+        self._write("truth.f32", batch.truth)
         for j, (values, offsets) in enumerate(batch.bags):
             self._write(f"bag_{j}.values.i32", values)
             self._write(f"bag_{j}.offsets.i64", offsets[1:] + self._num_values[j])
@@ -169,5 +190,10 @@ class StoreWriter:
         """Flush the columns and write store.json last, so that a cut-off store is never taken for a whole one."""
         for file in self._files.values():
             file.close()
-        meta = {"num_rows": self.num_rows, "has_groups": self.has_groups, "layout": asdict(self.layout)}
+        meta = {
+            "num_rows": self.num_rows,
+            "has_groups": self.has_groups,
+            "has_truth": self.has_truth,
+            "layout": asdict(self.layout),
+        }
         (self.path / "store.json").write_text(json.dumps(meta))

@@ -10,6 +10,7 @@ micro-batch, S single-valued and M multi-valued fields, F = S + M.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -45,7 +46,7 @@ class AdamStep:
     @property
     def corrected_rate(self) -> float:
         """The rate with both bias corrections folded in, so that ε is added to the uncorrected √v."""
-        return self.learning_rate * (1 - self.beta2**self.step) ** 0.5 / (1 - self.beta1**self.step)
+        return self.learning_rate * math.sqrt(1 - self.beta2**self.step) / (1 - self.beta1**self.step)
 
 
 class Kernels(Protocol):
@@ -81,7 +82,7 @@ class Kernels(Protocol):
         wide: bool,
         adam: AdamStep,
     ) -> tuple[int, int]:
-        """Update the table in place, then set `grad_VW` and `counts_V` to zero. Returns (rows touched, rows clipped)."""
+        """Update the table in place, then set `grad_VW` and `counts_V` to zero. Returns (rows touched, clipped)."""
 
 
 def kernels_for(device: torch.device) -> Kernels:

@@ -74,9 +74,7 @@ def scatter_add(
     num_single = ids_BS.shape[1]
     _scatter_add(grad, counts, ids_BS.numpy(), grad_rows, grad_wide, wide)
     for j, (values, offsets) in enumerate(bags):
-        _scatter_add_bag(
-            grad, counts, values.numpy(), offsets.numpy(), grad_rows, grad_wide, num_single + j, wide
-        )
+        _scatter_add_bag(grad, counts, values.numpy(), offsets.numpy(), grad_rows, grad_wide, num_single + j, wide)
 
 
 def cowclip_adam(
@@ -93,7 +91,10 @@ def cowclip_adam(
     num_ids, width = weight_VW.shape
     dim = width - int(wide)
     threads = numba.get_num_threads()
-    touched, clipped = np.zeros(threads * 8, np.int64), np.zeros(threads * 8, np.int64)  # 8: a cache line apart
+    touched, clipped = (
+        np.zeros(threads * 8, np.int64),
+        np.zeros(threads * 8, np.int64),
+    )  # 8: a cache line apart
     _cowclip_adam(
         weight_VW.numpy().reshape(-1),
         exp_avg_VW.numpy().reshape(-1),
@@ -166,9 +167,7 @@ def _gather_bag(
 
 
 @_jit
-def _scatter_add(
-    grad: Array, counts: Array, ids: Array, grad_rows: Array, grad_wide: Array, wide: bool
-) -> None:
+def _scatter_add(grad: Array, counts: Array, ids: Array, grad_rows: Array, grad_wide: Array, wide: bool) -> None:
     num_rows, num_fields = ids.shape
     first = 1 if wide else 0
     width = grad.shape[1]

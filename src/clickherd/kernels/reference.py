@@ -60,9 +60,9 @@ def cowclip_adam(
 ) -> tuple[int, int]:
     """CowClip (Zheng et al., AAAI 2023, Algorithm 1), then Adam, over the whole table.
 
-        g_i ← ∂(mean loss)/∂w_i + 2λ w_i
-        t_i = max(count_i, 1) · r · max(‖w_i‖, r·√D·ζ)
-        g_i ← g_i · t_i / max(‖g_i‖, t_i)                       the linear weight is left out of norms and clip
+    g_i ← ∂(mean loss)/∂w_i + 2λ w_i
+    t_i = max(count_i, 1) · r · max(‖w_i‖, r·√D·ζ)
+    g_i ← g_i · t_i / max(‖g_i‖, t_i)                       the linear weight is left out of norms and clip
     """
     touched_V = counts_V > 0
     gradient_VW = grad_VW + 2 * adam.l2 * weight_VW

@@ -64,7 +64,13 @@ class CowClip:
             self.config.touched_only,
         )
         return self.table.kernels.cowclip_adam(
-            self.table.weight, self.exp_avg_VW, self.exp_avg_sq_VW, self.grad_VW, self.counts_V, self.table.wide, adam
+            self.table.weight,
+            self.exp_avg_VW,
+            self.exp_avg_sq_VW,
+            self.grad_VW,
+            self.counts_V,
+            self.table.wide,
+            adam,
         )
 
     def tensors(self) -> dict[str, Tensor]:

@@ -1,11 +1,11 @@
 """The rules that carry hyper-parameters from a base batch size to another (CowClip, section 4 and its table of rules).
 
-    batch b → s·b    embedding rate   dense rate   λ      clip
-    none             1                1            1      off
-    sqrt             √s               √s           √s     off
-    linear           s                s            1      off
-    n2-lambda        1                √s           s²     off
-    cowclip          1                √s           s      on
+batch b → s·b    embedding rate   dense rate   λ      clip
+none             1                1            1      off
+sqrt             √s               √s           √s     off
+linear           s                s            1      off
+n2-lambda        1                √s           s²     off
+cowclip          1                √s           s      on
 """
 
 from __future__ import annotations

@@ -1,0 +1,58 @@
+"""Weights and training state on disk: safetensors with JSON beside the tensors, each file replaced in one move."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import safetensors
+from safetensors.torch import save_file
+from torch import Tensor
+
+from clickherd.errors import RunError
+
+
+def save(path: Path, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
+    """Write tensors and JSON-able facts to one file, beside it first and then renamed: never half a file.
+
+    Raises:
+        RunError: the disk is full or cannot be written; what stood at `path` still stands.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_suffix(".part")
+    try:
+        save_file(
+            {name: t.detach().contiguous() for name, t in tensors.items()},
+            beside,
+            {"facts": json.dumps(facts)},
+        )
+        os.replace(beside, path)  # noqa: PTH105  (atomic, also over an existing file)
+    except (OSError, safetensors.SafetensorError) as error:
+        beside.unlink(missing_ok=True)
+        raise RunError(f"cannot write: {error}", file=path, mend="Free some space or choose another --out.") from error
+
+
+def load(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Tensors and facts of a file written by `save`.
+
+    Raises:
+        RunError: there is no such file, or it is damaged.
+    """
+    try:
+        with safetensors.safe_open(path, framework="pt") as file:
+            facts = json.loads((file.metadata() or {}).get("facts", "{}"))
+            return {name: file.get_tensor(name) for name in file.keys()}, facts  # noqa: SIM118  (not a dict)
+    except FileNotFoundError:
+        raise RunError("no such file of weights", file=path, mend="Is this a finished run folder?") from None
+    except safetensors.SafetensorError as error:
+        raise RunError(f"the file of weights is damaged: {error}", file=path) from None
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a small text file beside, then rename."""
+    beside = path.with_name(path.name + ".part")
+    beside.write_text(text)
+    os.replace(beside, path)  # noqa: PTH105  (atomic, also over an existing file)

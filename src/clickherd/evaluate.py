@@ -1,0 +1,45 @@
+"""Predictions over a store, streamed, and their scores over all rows at once (never per batch)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from clickherd import metrics
+from clickherd.data.store import Store
+from clickherd.network import ClickModel
+
+CHUNK = 65_536
+
+
+@dataclass(frozen=True)
+class Scored:
+    """True labels and predicted probabilities of a set of rows, and what they score."""
+
+    y_true: npt.NDArray[np.float32]
+    y_score: npt.NDArray[np.float64]
+    scores: dict[str, float | None]
+
+
+def evaluate(model: ClickModel, store: Store, micro_batch_size: int = 4096) -> Scored:
+    """Score every row of `store`."""
+    parts = [model.predict(batch, micro_batch_size) for batch in store.batches(CHUNK)]
+    y_score = np.concatenate(parts) if parts else np.empty(0)
+    y_true = np.asarray(store.labels)
+    groups = np.asarray(store.groups) if len(store.groups) else None
+    return Scored(y_true, y_score, score(y_true, y_score, groups))
+
+
+def score(
+    y_true: npt.NDArray[Any], y_score: npt.NDArray[Any], groups: npt.NDArray[Any] | None = None
+) -> dict[str, float | None]:
+    """All metrics; None where one is undefined: AUC, GAUC and NE of a single class, calibration without clicks."""
+    if len(y_true) and y_true.min() != y_true.max():
+        return dict(metrics.scores(y_true, y_score, groups))
+    undefined: dict[str, float | None] = dict.fromkeys(("auc", "logloss", "gauc", "ne", "calibration", "ece"))
+    if len(y_true):
+        undefined["logloss"] = metrics.logloss(y_true, y_score)
+    return undefined

@@ -1,0 +1,61 @@
+"""How one batch changes the weights.
+
+A batch is the sum of its micro-batches: a cache-sized slice of rows goes through the network at a time, gradients add
+up to those of the whole batch, and both optimisers step once per batch. Memory does not grow with the batch.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch.nn.functional import binary_cross_entropy_with_logits
+
+from clickherd.config import Config
+from clickherd.data.store import Store
+from clickherd.network import ClickModel, TensorBatch, micro_batches
+from clickherd.optim.adam import KerasAdam
+from clickherd.optim.cowclip import CowClip, CowClipConfig
+from clickherd.optim.scaling import scaled
+
+
+class Learner:
+    """A model and its two optimisers."""
+
+    def __init__(self, model: ClickModel, config: Config, batch_size: int) -> None:
+        optim = config.optim
+        self.model = model
+        self.hyper = scaled(optim, batch_size)
+        self.micro_batch_size = config.train.micro_batch_size
+        self.dense = KerasAdam(model.net.parameters(), betas=optim.betas, epsilon=optim.epsilon)
+        self.embedding = CowClip(
+            model.table, CowClipConfig(optim.zeta, optim.betas, optim.epsilon, optim.regularize == "batch")
+        )
+
+    def step(self, store: Store, rows: npt.NDArray[np.int64], dense_rate: float) -> tuple[torch.Tensor, int, int]:
+        """Train on one batch; returns (mean loss, table rows touched, table rows clipped)."""
+        self.model.net.train()
+        self.dense.zero_grad(set_to_none=False)
+        loss_sum = torch.zeros((), device=self.model.device)
+        for start, stop in micro_batches(len(rows), self.micro_batch_size):
+            loss_sum += self.add_gradients(store, rows[start:stop], len(rows))
+        for weight, l2 in self.model.net.l2_terms():
+            assert weight.grad is not None
+            weight.grad.add_(weight.detach(), alpha=2 * l2)
+        self.dense.update(dense_rate)
+        touched, clipped = self.embedding.step(self.hyper)
+        return loss_sum, touched, clipped
+
+    def add_gradients(self, store: Store, rows: npt.NDArray[np.int64], batch_size: int) -> torch.Tensor:
+        """Forward and backward of a micro-batch; returns its share of the batch's mean loss."""
+        model = self.model
+        batch = TensorBatch.of(store.take(rows), model.device)
+        rows_BFD, wide_B = model.table.gather(batch.ids, batch.bags)
+        rows_BFD.requires_grad_()
+        wide_B.requires_grad_(model.table.wide)
+        logits_B = model.net(rows_BFD, wide_B, batch.numeric)
+        loss = binary_cross_entropy_with_logits(logits_B, batch.labels, reduction="sum") / batch_size
+        loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
+        grad_rows_BFD = torch.zeros_like(rows_BFD) if rows_BFD.grad is None else rows_BFD.grad
+        self.embedding.accumulate(batch.ids, batch.bags, grad_rows_BFD, wide_B.grad)
+        return loss.detach()

@@ -1,0 +1,107 @@
+"""A network together with its embedding table: encoded rows in, click probabilities out."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from clickherd.data.store import Batch, Layout
+from clickherd.errors import RunError
+from clickherd.kernels import Bags
+from clickherd.layers.embedding import EmbeddingTable
+from clickherd.models import ModelConfig
+
+
+@dataclass(frozen=True)
+class TensorBatch:
+    """A micro-batch on the model's device; shapes as in `data.store.Batch`."""
+
+    ids: Tensor
+    bags: Bags
+    numeric: Tensor
+    labels: Tensor
+
+    @classmethod
+    def of(cls, batch: Batch, device: torch.device) -> TensorBatch:
+        """The batch's arrays as tensors; on the CPU they share memory."""
+        bags = tuple(
+            (torch.from_numpy(values).to(device), torch.from_numpy(offsets).to(device))
+            for values, offsets in batch.bags
+        )
+        return cls(
+            torch.from_numpy(batch.ids).to(device),
+            bags,
+            torch.from_numpy(batch.numeric).to(device),
+            torch.from_numpy(batch.labels).to(device),
+        )
+
+
+class ClickModel:
+    """The dense network `net` and the embedding table `table` that feeds it."""
+
+    def __init__(
+        self,
+        config: ModelConfig,
+        layout: Layout,
+        *,
+        init_std: float = 1e-2,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        self.config, self.layout, self.device = config, layout, torch.device(device)
+        self.net = config.build(len(layout.fields), len(layout.numeric)).to(self.device)
+        self.table = EmbeddingTable(
+            layout.num_ids, config.embedding_dim, wide=config.wide, init_std=init_std, device=self.device
+        )
+
+    @property
+    def num_parameters(self) -> int:
+        """Weights in the table and in the network."""
+        return self.table.weight.numel() + sum(p.numel() for p in self.net.parameters())
+
+    @torch.inference_mode()
+    def predict(self, batch: Batch, micro_batch_size: int = 4096) -> npt.NDArray[np.float64]:
+        """Click probabilities, shape (B,)."""
+        self.net.eval()
+        out = np.empty(len(batch))
+        for start, stop in micro_batches(len(batch), micro_batch_size):
+            part = TensorBatch.of(batch.slice(start, stop), self.device)
+            rows_BFD, wide_B = self.table.gather(part.ids, part.bags)
+            logits_B = self.net(rows_BFD, wide_B, part.numeric)
+            out[start:stop] = logits_B.double().sigmoid().cpu().numpy()
+        return out
+
+    def tensors(self) -> dict[str, Tensor]:
+        """All weights by name."""
+        return {"table": self.table.weight, **{f"net.{name}": t for name, t in self.net.state_dict().items()}}
+
+    def load_tensors(self, tensors: Mapping[str, Tensor], source: str) -> None:
+        """Take over weights; every name and shape must fit.
+
+        Raises:
+            RunError: a name or a shape differs; both sides are named.
+        """
+        own = self.tensors()
+        for name in sorted(own.keys() ^ tensors.keys()):
+            side = "the model, not in the file" if name in own else "the file, not in the model"
+            raise RunError(f"the weights do not fit the model: {name!r} is in {side}", file=source)
+        for name, tensor in own.items():
+            if tensor.shape != tensors[name].shape:
+                raise RunError(
+                    f"the weights do not fit the model: {name!r} has shape {tuple(tensors[name].shape)} in the file "
+                    f"and {tuple(tensor.shape)} in the model",
+                    file=source,
+                )
+            tensor.copy_(tensors[name])
+
+
+def micro_batches(num_rows: int, size: int) -> Iterator[tuple[int, int]]:
+    """Bounds of slices of at most `size` rows and nearly equal length: no last slice of a row or two."""
+    parts = max(1, -(-num_rows // size))
+    bounds = [num_rows * i // parts for i in range(parts + 1)]
+    yield from ((a, b) for a, b in itertools.pairwise(bounds) if a < b)

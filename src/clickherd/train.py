@@ -1,0 +1,280 @@
+"""The training loop: one loop for every model, rule and batch size. `learner` says what happens to one batch."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import numba
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from clickherd import checkpoint
+from clickherd.config import Config
+from clickherd.data.store import Store
+from clickherd.errors import ConfigError, UserError
+from clickherd.evaluate import evaluate
+from clickherd.learner import Learner
+from clickherd.network import ClickModel
+from clickherd.optim.scaling import Hyperparameters, warmed_up
+
+MIN_STEPS_PER_EPOCH, MAX_AUTO_BATCH, MIN_AUTO_BATCH = 50, 65_536, 256
+CHECKPOINT_SHARE = 0.03  # of the time, at most, goes into writing checkpoints
+
+
+class Interrupted(Exception):  # noqa: N818  (not a fault: the user asked for it)
+    """Training was asked to stop; a checkpoint is on disk."""
+
+
+class DivergedError(UserError):
+    """The loss is no longer finite."""
+
+
+class Observer(Protocol):
+    """Who watches: the progress bar, or nobody."""
+
+    def start(self, num_epochs: int, rows_per_epoch: int, hyper: Hyperparameters) -> None:
+        """Training begins."""
+
+    def batch(self, epoch: int, rows: int, loss_sum: torch.Tensor) -> None:
+        """So many rows of this epoch are done; reading `loss_sum`, the sum over them, waits for the device."""
+
+    def epoch(self, record: dict[str, Any], best: bool) -> None:
+        """An epoch is over and scored."""
+
+    def finish(self) -> None:
+        """Training ended."""
+
+
+class Silent:
+    """Watches nothing."""
+
+    def start(self, num_epochs: int, rows_per_epoch: int, hyper: Hyperparameters) -> None:  # noqa: D102
+        pass
+
+    def batch(self, epoch: int, rows: int, loss_sum: torch.Tensor) -> None:  # noqa: D102
+        pass
+
+    def epoch(self, record: dict[str, Any], best: bool) -> None:  # noqa: D102
+        pass
+
+    def finish(self) -> None:  # noqa: D102
+        pass
+
+
+@dataclass
+class Progress:
+    """Where training stands: all that a checkpoint holds beside tensors."""
+
+    epoch: int = 0  # epochs completed
+    step: int = 0  # batches completed in the running epoch
+    total_steps: int = 0
+    loss_sum: float = 0.0  # over the rows of the running epoch
+    touched: int = 0
+    clipped: int = 0
+    epoch_seconds: float = 0.0
+    seconds: float = 0.0  # all training so far, validation left out
+    rows: int = 0  # all rows trained on so far
+    best_epoch: int = 0
+    best_score: float = -math.inf
+    stopped: bool = False  # early
+    history: list[dict[str, Any]] = field(default_factory=list)
+
+
+class Trainer:
+    """Trains `model` on a store, epoch by epoch, in `folder`, where the best weights and checkpoints are kept."""
+
+    def __init__(
+        self,
+        config: Config,
+        model: ClickModel,
+        train: Store,
+        valid: Store | None,
+        folder: Path,
+        *,
+        observer: Observer | None = None,
+        should_stop: Callable[[], bool] = lambda: False,
+    ) -> None:
+        self.config, self.model, self.train, self.valid, self.folder = config, model, train, valid, folder
+        self.observer, self.should_stop = observer or Silent(), should_stop
+        self.batch_size = batch_size_for(config, len(train))
+        self.steps_per_epoch = -(-len(train) // self.batch_size)
+        self.learner = Learner(model, config, self.batch_size)
+        self.progress = Progress()
+        self._last_checkpoint = time.perf_counter()
+        self._checkpoint_cost = 0.0
+
+    def run(self) -> Progress:
+        """Train to the end, or until early stopping; the model then holds the best weights.
+
+        Raises:
+            Interrupted: `should_stop` said so; the checkpoint is written.
+            DivergedError: the loss became NaN or infinite.
+        """
+        self.observer.start(self.config.train.epochs, len(self.train), self.learner.hyper)
+        try:
+            while self.progress.epoch < self.config.train.epochs and not self.progress.stopped:
+                self._epoch()
+        finally:
+            self.observer.finish()
+        self.save_checkpoint()
+        tensors, _ = checkpoint.load(self.folder / "model.safetensors")
+        self.model.load_tensors(tensors, str(self.folder / "model.safetensors"))
+        return self.progress
+
+    def _epoch(self) -> None:
+        progress, size = self.progress, self.batch_size
+        order = epoch_order(self.config.train.seed, progress.epoch, len(self.train))
+        warmup_steps = self.config.optim.warmup_epochs * self.steps_per_epoch
+        loss_sum = torch.tensor(progress.loss_sum, dtype=torch.float64, device=self.model.device)
+        began, before = time.perf_counter(), progress.epoch_seconds
+        while progress.step < self.steps_per_epoch:
+            rows = order[progress.step * size : (progress.step + 1) * size]
+            rate = warmed_up(self.learner.hyper.learning_rate, progress.total_steps, warmup_steps)
+            loss, touched, clipped = self.learner.step(self.train, rows, rate)
+            loss_sum += loss.double() * len(rows)
+            progress.step += 1
+            progress.total_steps += 1
+            progress.rows += len(rows)
+            progress.touched += touched
+            progress.clipped += clipped
+            progress.epoch_seconds = before + time.perf_counter() - began
+            self.observer.batch(progress.epoch, min(progress.step * size, len(self.train)), loss_sum)
+            if progress.step < self.steps_per_epoch and (self.should_stop() or self._checkpoint_due()):
+                progress.loss_sum = float(loss_sum)
+                self._check_finite()
+                self.save_checkpoint()
+                if self.should_stop():
+                    raise Interrupted
+        progress.loss_sum = float(loss_sum)
+        self._check_finite()
+        self._close_epoch()
+        if self.should_stop() or self._checkpoint_due():
+            self.save_checkpoint()
+            if self.should_stop() and progress.epoch < self.config.train.epochs and not progress.stopped:
+                raise Interrupted
+
+    def _close_epoch(self) -> None:
+        """Validate, keep the best weights, decide on early stopping, write the epoch's record."""
+        progress, train = self.progress, self.config.train
+        valid = evaluate(self.model, self.valid).scores if self.valid is not None else {}
+        progress.epoch += 1
+        progress.seconds += progress.epoch_seconds
+        record = {
+            "epoch": progress.epoch,
+            "train_loss": progress.loss_sum / len(self.train),
+            "valid": valid,
+            "samples_per_second": len(self.train) / progress.epoch_seconds,
+            "seconds": progress.epoch_seconds,
+            "clipped_fraction": progress.clipped / max(progress.touched, 1),
+        }
+        progress.history.append(record)
+        score = self._monitored(valid)
+        best = score is None or score > progress.best_score
+        if best:  # without validation rows the last weights count
+            progress.best_epoch, progress.best_score = progress.epoch, -math.inf if score is None else score
+            checkpoint.save(self.folder / "model.safetensors", self.model.tensors(), {"epoch": progress.epoch})
+        elif train.patience is not None and progress.epoch - progress.best_epoch >= train.patience:
+            progress.stopped = True
+        progress.step, progress.loss_sum, progress.epoch_seconds = 0, 0.0, 0.0
+        progress.touched = progress.clipped = 0
+        lines = "".join(json.dumps(line) + "\n" for line in progress.history)
+        checkpoint.write_text(self.folder / "metrics.jsonl", lines)
+        self.observer.epoch(record, best)
+
+    def _monitored(self, valid: dict[str, float | None]) -> float | None:
+        """The validation score to maximise; None without validation rows."""
+        if not valid:
+            return None
+        monitor = self.config.train.monitor
+        value = valid[monitor]
+        if monitor == "gauc" and value is None:
+            raise ConfigError(
+                "train.monitor = gauc, but no group of validation rows has both clicks and non-clicks",
+                mend="Name the grouping column with --set data.group=COLUMN, or monitor auc or logloss.",
+            )
+        if value is None:  # one class only among the validation rows: AUC is undefined, the loss is not
+            monitor, value = "logloss", valid["logloss"]
+        assert value is not None
+        return value if monitor in ("auc", "gauc") else -value
+
+    def _check_finite(self) -> None:
+        if not math.isfinite(self.progress.loss_sum):
+            raise DivergedError(
+                f"the training loss is no longer finite in epoch {self.progress.epoch + 1}",
+                mend="Lower optim.learning_rate or optim.embedding_learning_rate, or train at a smaller --batch-size.",
+            )
+
+    def _checkpoint_due(self) -> bool:
+        wait = max(self.config.train.checkpoint_seconds, self._checkpoint_cost / CHECKPOINT_SHARE)
+        return time.perf_counter() - self._last_checkpoint >= wait
+
+    def save_checkpoint(self) -> None:
+        """Write all that is needed to go on as if nothing had happened."""
+        began = time.perf_counter()
+        tensors = self.model.tensors() | {f"embedding.{k}": t for k, t in self.learner.embedding.tensors().items()}
+        tensors |= {f"dense.{k}": t for k, t in self.learner.dense.tensors().items()} | {"rng": torch.get_rng_state()}
+        if self.model.device.type == "cuda":
+            tensors["cuda_rng"] = torch.cuda.get_rng_state(self.model.device)
+        checkpoint.save(self.folder / "checkpoint" / "state.safetensors", tensors, asdict(self.progress))
+        self._last_checkpoint = time.perf_counter()
+        self._checkpoint_cost = self._last_checkpoint - began
+
+    def restore(self) -> bool:
+        """Take up the checkpoint in `folder`, if there is one."""
+        path = self.folder / "checkpoint" / "state.safetensors"
+        if not path.exists():
+            return False
+        tensors, facts = checkpoint.load(path)
+        self.progress = Progress(**facts)
+        torch.set_rng_state(tensors.pop("rng"))
+        if "cuda_rng" in tensors:
+            torch.cuda.set_rng_state(tensors.pop("cuda_rng"), self.model.device)
+        steps = self.progress.total_steps
+        self.learner.embedding.load_tensors(_part(tensors, "embedding."), steps)
+        self.learner.dense.load_tensors(_part(tensors, "dense."), steps)
+        self.model.load_tensors(tensors, str(path))
+        return True
+
+
+def _part(tensors: dict[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:
+    """Take the tensors under `prefix` out of `tensors`."""
+    return {name.removeprefix(prefix): tensors.pop(name) for name in list(tensors) if name.startswith(prefix)}
+
+
+def batch_size_for(config: Config, num_rows: int) -> int:
+    """The batch size asked for; otherwise the largest power of two that leaves at least 50 steps in an epoch."""
+    if config.train.batch_size is not None:
+        return config.train.batch_size
+    steps = max(num_rows // MIN_STEPS_PER_EPOCH, 1)
+    return min(MAX_AUTO_BATCH, max(MIN_AUTO_BATCH, 1 << (steps.bit_length() - 1)))
+
+
+def epoch_order(seed: int, epoch: int, num_rows: int) -> npt.NDArray[np.int64]:
+    """The order of the rows in an epoch: a function of seed and epoch alone, so a resumed run sees the same."""
+    return np.random.default_rng((seed, epoch)).permutation(num_rows)
+
+
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Torch's random numbers start from `seed` inside, and go on as before outside."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        yield
+
+
+def use_threads(threads: int | None) -> int:
+    """Set the CPU threads of torch and numba; all that this process may use when None. Returns their number."""
+    available = min(len(os.sched_getaffinity(0)), int(numba.config.NUMBA_NUM_THREADS))
+    chosen = min(threads or available, available)
+    torch.set_num_threads(chosen)
+    numba.set_num_threads(chosen)
+    return chosen

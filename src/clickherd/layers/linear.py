@@ -7,13 +7,14 @@ from torch import Tensor, nn
 
 
 class NumericLinear(nn.Module):
-    """b + Σ_k w_k·x_k, weights and bias starting at zero."""
+    """Σ_k w_k·x_k, plus b unless another part of the model has the bias. Weights and bias start at zero."""
 
-    def __init__(self, num_numeric: int) -> None:
+    def __init__(self, num_numeric: int, *, bias: bool = True) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.zeros(num_numeric))
-        self.bias = nn.Parameter(torch.zeros(()))
+        self.bias = nn.Parameter(torch.zeros(())) if bias else None
 
     def forward(self, numeric_BK: Tensor) -> Tensor:
         """Shape (B, K) in, (B,) out."""
-        return numeric_BK @ self.weight + self.bias
+        term_B = numeric_BK @ self.weight
+        return term_B if self.bias is None else term_B + self.bias

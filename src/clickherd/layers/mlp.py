@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt
 from torch import Tensor, nn
 
 ACTIVATIONS = {"relu": nn.ReLU, "tanh": nn.Tanh, "gelu": nn.GELU, "silu": nn.SiLU}
@@ -16,7 +16,7 @@ class MLPConfig(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    hidden_units: tuple[int, ...] = (400, 400, 400)
+    hidden_units: tuple[PositiveInt, ...] = (400, 400, 400)
     activation: Literal["relu", "tanh", "gelu", "silu"] = "relu"
     dropout: float = Field(0.0, ge=0, lt=1)
     batch_norm: bool = Field(
@@ -77,6 +77,7 @@ def glorot_linear(num_inputs: int, num_outputs: int, *, bias: bool = True) -> nn
     return linear
 
 
-def parameter(*shape: int) -> nn.Parameter:
-    """A Glorot-normal parameter of the given shape."""
-    return nn.Parameter(nn.init.xavier_normal_(torch.empty(*shape)))
+def glorot_stack(count: int, num_inputs: int, num_outputs: int) -> nn.Parameter:
+    """Glorot-normal matrices in one parameter, shape (count, num_inputs, num_outputs)."""
+    std = (2 / (num_inputs + num_outputs)) ** 0.5
+    return nn.Parameter(torch.randn(count, num_inputs, num_outputs) * std)

@@ -5,6 +5,7 @@ Shapes: B rows of the (micro-)batch, F embedded fields, D embedding width, K rea
 
 from __future__ import annotations
 
+import sys
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from typing import ClassVar
@@ -20,11 +21,16 @@ class ModelConfig(BaseModel, ABC):
 
     wide: ClassVar[bool]
     name: str
-    embedding_dim: int = Field(10, ge=0, description="width D of an embedding row; 0 for a purely linear model")
+    embedding_dim: int = Field(10, ge=1, description="width D of an embedding row")
 
     @abstractmethod
     def build(self, num_fields: int, num_numeric: int) -> CTRModel:
         """The network for `num_fields` embedded fields (F) and `num_numeric` real-valued columns (K)."""
+
+    @classmethod
+    def summary(cls) -> str:
+        """The model in one line, for listings: the first line of its file's docstring."""
+        return (sys.modules[cls.__module__].__doc__ or "").partition("\n")[0]
 
 
 class CTRModel(nn.Module, ABC):

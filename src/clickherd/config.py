@@ -54,7 +54,9 @@ class DataConfig(Settings):
     group: str | None = Field(None, description="column by which GAUC groups rows; a user id is found by itself")
     split: Literal["random", "time"] = "random"
     time_column: str | None = Field(None, description="orders the rows when split=time; a timestamp is found by itself")
-    valid_fraction: float = Field(0.1, gt=0, lt=1, description="used when no validation file is given")
+    valid_fraction: float = Field(
+        0.1, ge=0, lt=1, description="used when no validation file is given; 0: no validation, the last weights count"
+    )
     test_fraction: float = Field(0.1, ge=0, lt=1, description="used when neither a validation nor a test file is given")
 
 
@@ -180,7 +182,9 @@ def resolve(settings: Mapping[str, Any], *, source: str | Path | None = None) ->
 def _explain(error: ValidationError, source: str | Path | None) -> ConfigError:
     """The first fault in words: which setting, what it got, what it takes."""
     first = error.errors()[0]
-    path = [str(part) for part in first["loc"] if part not in MODELS]
+    path = [str(part) for part in first["loc"]]
+    if path[0] == "model":  # pydantic puts the model's name next
+        del path[1:2]
     where = ".".join(path)
     if first["type"] == "extra_forbidden":
         return ConfigError(
@@ -194,7 +198,7 @@ def _names(path: list[str], fault: Mapping[str, Any]) -> list[str]:
     kind: Any = Config
     for part in path:
         if part == "model":
-            kind = MODELS[next(p for p in fault["loc"] if p in MODELS)]
+            kind = MODELS[fault["loc"][1]]
             continue
         kind = kind.model_fields[part].annotation
         kind = next((k for k in get_args(kind) if isinstance(k, type)), kind)

@@ -47,6 +47,14 @@ class RunError(UserError):
     """A run folder is missing, already there, or does not hold what is asked of it."""
 
 
+class Interrupted(Exception):  # noqa: N818  (not a fault: the user asked for it)
+    """Training was asked to stop; a checkpoint is on disk in `folder`, the run folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        super().__init__(f"interrupted; checkpoint in {folder}")
+
+
 def did_you_mean(name: str, valid: Iterable[str]) -> str:
     """A sentence that lists the valid names, the likeliest first. For the `mend` of an error."""
     names = sorted(valid)

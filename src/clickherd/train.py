@@ -20,7 +20,7 @@ import torch
 from clickherd import checkpoint
 from clickherd.config import Config
 from clickherd.data.store import Store
-from clickherd.errors import ConfigError, UserError
+from clickherd.errors import ConfigError, Interrupted, UserError
 from clickherd.evaluate import evaluate
 from clickherd.learner import Learner
 from clickherd.network import ClickModel
@@ -28,10 +28,6 @@ from clickherd.optim.scaling import Hyperparameters, warmed_up
 
 MIN_STEPS_PER_EPOCH, MAX_AUTO_BATCH, MIN_AUTO_BATCH = 50, 65_536, 256
 CHECKPOINT_SHARE = 0.03  # of the time, at most, goes into writing checkpoints
-
-
-class Interrupted(Exception):  # noqa: N818  (not a fault: the user asked for it)
-    """Training was asked to stop; a checkpoint is on disk."""
 
 
 class DivergedError(UserError):
@@ -153,14 +149,14 @@ class Trainer:
                 self._check_finite()
                 self.save_checkpoint()
                 if self.should_stop():
-                    raise Interrupted
+                    raise Interrupted(self.folder)
         progress.loss_sum = float(loss_sum)
         self._check_finite()
         self._close_epoch()
         if self.should_stop() or self._checkpoint_due():
             self.save_checkpoint()
             if self.should_stop() and progress.epoch < self.config.train.epochs and not progress.stopped:
-                raise Interrupted
+                raise Interrupted(self.folder)
 
     def _close_epoch(self) -> None:
         """Validate, keep the best weights, decide on early stopping, write the epoch's record."""

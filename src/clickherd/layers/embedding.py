@@ -6,7 +6,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from clickherd.kernels import Bags, kernels_for
+from clickherd.kernels import Bags, Kernels, kernels_for
 
 
 class EmbeddingTable:
@@ -29,7 +29,11 @@ class EmbeddingTable:
         weight = torch.zeros(num_ids, embedding_dim + wide)
         weight[:, int(wide) :].normal_(0, init_std, generator=generator)
         self.weight = weight.to(device)
-        self.kernels = kernels_for(self.weight.device)
+
+    @property
+    def kernels(self) -> Kernels:
+        """The implementation for the device that the table is on."""
+        return kernels_for(self.weight.device)
 
     def gather(self, ids_BS: Tensor, bags: Bags = ()) -> tuple[Tensor, Tensor]:
         """Embedding rows (B, F, D) and the sum over fields of the linear weights (B,)."""

@@ -1,0 +1,60 @@
+"""Shared fixtures: small encoded stores with a signal to learn, and where real data lie, if anywhere."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from clickherd.data.store import Batch, FieldLayout, Layout, Store, StoreWriter
+
+FIELD_SIZES = (40, 25, 12)
+NUM_NUMERIC = 2
+
+
+def random_batch(layout: Layout, num_rows: int, seed: int) -> Batch:
+    """Rows whose click depends on pairs of ids, on a number and on a bag's values."""
+    rng = np.random.default_rng(seed)
+    effects = np.random.default_rng(0).standard_normal((layout.num_ids, 4)) * 0.8
+    single = [field for field in layout.fields if not field.multi]
+    ids = np.stack([f.offset + rng.zipf(1.5, num_rows) % f.size for f in single], axis=1).astype(np.int32)
+    offsets = np.concatenate([[0], np.cumsum(rng.integers(1, 4, num_rows))]).astype(np.int64)
+    bag = layout.fields[-1]
+    values = (bag.offset + rng.integers(0, bag.size, offsets[-1])).astype(np.int32)
+    numeric = rng.random((num_rows, len(layout.numeric))).astype(np.float32)
+    logit = (effects[ids[:, 0]] * effects[ids[:, 1]]).sum(axis=1) + numeric[:, 0]
+    logit += np.add.reduceat(effects[values, 0], offsets[:-1]) - 1
+    labels = (rng.random(num_rows) < 1 / (1 + np.exp(-logit))).astype(np.float32)
+    return Batch(ids, ((values, offsets),), numeric, labels, (ids[:, 0] % 7).astype(np.uint64))
+
+
+@pytest.fixture
+def make_store(tmp_path: Path) -> Callable[..., Store]:
+    """`make_store(rows, seed)`: two single-valued fields, one multi-valued, two numeric columns."""
+    offsets = np.cumsum((0, *FIELD_SIZES))
+    fields = tuple(
+        FieldLayout(f"f{j}", int(offsets[j]), size, multi=j == len(FIELD_SIZES) - 1)
+        for j, size in enumerate(FIELD_SIZES)
+    )
+    layout = Layout(fields, tuple(f"n{k}" for k in range(NUM_NUMERIC)))
+
+    def make(num_rows: int, seed: int = 1) -> Store:
+        path = tmp_path / f"store-{num_rows}-{seed}"
+        writer = StoreWriter(path, layout, has_groups=True)
+        writer.append(random_batch(layout, num_rows, seed))
+        writer.close()
+        return Store(path)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Path:
+    """The folder of real data sets; tests that need it are skipped where there is none."""
+    folder = os.environ.get("CLICKHERD_DATA")
+    if not folder or not Path(folder).is_dir():
+        pytest.skip("CLICKHERD_DATA does not name a folder of real data sets")
+    return Path(folder)

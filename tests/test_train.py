@@ -1,0 +1,148 @@
+"""The training loop: what a large batch is, what a seed promises, what a checkpoint holds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from clickherd.config import Config, resolve
+from clickherd.data.store import Store
+from clickherd.errors import ConfigError, Interrupted
+from clickherd.evaluate import evaluate
+from clickherd.learner import Learner
+from clickherd.network import ClickModel
+from clickherd.train import DivergedError, Trainer, batch_size_for, seeded, use_threads
+
+MakeStore = Callable[..., Store]
+
+
+def config_of(**train: object) -> Config:
+    return resolve(
+        {
+            "model": {"name": "deepfm", "mlp": {"hidden_units": [16, 16], "dropout": 0.1}},
+            "optim": {"embedding_learning_rate": 1e-2, "learning_rate": 5e-3, "base_batch_size": 256},
+            "train": {"batch_size": 256, "micro_batch_size": 100, "epochs": 3, "patience": None, **train},
+        }
+    )
+
+
+def new_trainer(config: Config, train: Store, valid: Store | None, folder: Path, **kwargs: object) -> Trainer:
+    return Trainer(config, ClickModel(config.model, train.layout), train, valid, folder, **kwargs)  # type: ignore[arg-type]  # test helper
+
+
+def final_weights(trainer: Trainer) -> dict[str, torch.Tensor]:
+    return {name: tensor.clone() for name, tensor in trainer.model.tensors().items()}
+
+
+def assert_same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> None:
+    assert a.keys() == b.keys()
+    for name, tensor in a.items():
+        assert torch.equal(tensor, b[name]), name
+
+
+@pytest.mark.parametrize("rule", ["none", "cowclip"])
+def test_micro_batches_add_up_to_the_whole_batch(make_store: MakeStore, rule: str) -> None:
+    store = make_store(1000)
+    results = []
+    for micro in (1000, 64):
+        config = resolve(
+            {
+                "model": {"mlp": {"hidden_units": [16]}},
+                "optim": {"rule": rule, "clip": 1e-3, "l2": 1e-4, "base_batch_size": 1000},
+                "train": {"batch_size": 1000, "micro_batch_size": micro},
+            }
+        )
+        with seeded(0):
+            learner = Learner(ClickModel(config.model, store.layout), config, 1000)
+        for step in range(5):
+            loss, touched, clipped = learner.step(store, np.arange(1000), 1e-3)
+            assert touched > 0
+            assert (clipped > 0) == (rule == "cowclip"), step
+        results.append((float(loss), {name: t.clone() for name, t in learner.model.tensors().items()}))
+    (loss_whole, whole), (loss_micro, micro_batched) = results
+    assert loss_micro == pytest.approx(loss_whole, rel=1e-5)
+    for name, tensor in whole.items():
+        torch.testing.assert_close(micro_batched[name], tensor, rtol=1e-3, atol=2e-5)
+
+
+def test_training_learns_and_the_best_weights_are_kept(make_store: MakeStore, tmp_path: Path) -> None:
+    train, valid = make_store(6000, seed=1), make_store(2000, seed=2)
+    with seeded(0):
+        trainer = new_trainer(config_of(epochs=8), train, valid, tmp_path / "run")
+        before = evaluate(trainer.model, valid).scores["auc"]
+        progress = trainer.run()
+    aucs = [record["valid"]["auc"] for record in progress.history]
+    assert before is not None
+    assert max(aucs) > before + 0.05
+    assert progress.best_epoch == 1 + int(np.argmax(aucs))
+    assert evaluate(trainer.model, valid).scores["auc"] == max(aucs)
+
+
+def test_same_seed_same_weights_other_seed_others(make_store: MakeStore, tmp_path: Path) -> None:
+    store = make_store(900)
+    weights = []
+    for run, seed in enumerate((0, 0, 1)):
+        with seeded(seed):
+            trainer = new_trainer(config_of(seed=seed), store, None, tmp_path / str(run))
+            trainer.run()
+        weights.append(final_weights(trainer))
+    assert_same(weights[0], weights[1])
+    assert not torch.equal(weights[0]["table"], weights[2]["table"])
+
+
+@pytest.mark.parametrize("stop_after", [1, 2, 4, 7])
+def test_a_resumed_run_ends_with_the_identical_weights(make_store: MakeStore, tmp_path: Path, stop_after: int) -> None:
+    train, valid = make_store(900, seed=1), make_store(300, seed=2)
+    with seeded(0):
+        whole = new_trainer(config_of(), train, valid, tmp_path / "whole")
+        expected = whole.run()
+    calls = iter(range(10**6))
+    with seeded(0), pytest.raises(Interrupted):
+        new_trainer(config_of(), train, valid, tmp_path / "cut", should_stop=lambda: next(calls) >= stop_after).run()
+    with seeded(5):  # whatever the random state is on resuming, the checkpoint's counts
+        resumed = new_trainer(config_of(), train, valid, tmp_path / "cut")
+        assert resumed.restore()
+        got = resumed.run()
+    assert_same(final_weights(whole), final_weights(resumed))
+    assert [r["valid"] for r in got.history] == [r["valid"] for r in expected.history]
+    assert [r["train_loss"] for r in got.history] == [r["train_loss"] for r in expected.history]
+
+
+def test_early_stopping_waits_for_patience(make_store: MakeStore, tmp_path: Path) -> None:
+    train, valid = make_store(500, seed=1), make_store(300, seed=2)
+    config = config_of(epochs=60, patience=2, monitor="logloss")
+    with seeded(0):
+        progress = new_trainer(config, train, valid, tmp_path / "run").run()
+    losses = [record["valid"]["logloss"] for record in progress.history]
+    assert progress.epoch < 60
+    assert progress.epoch == progress.best_epoch + 2
+    assert min(losses) == losses[progress.best_epoch - 1]
+
+
+def test_gauc_cannot_be_watched_without_groups(make_store: MakeStore, tmp_path: Path) -> None:
+    valid = make_store(300, seed=2)
+    valid.groups = valid.groups[:0]
+    with pytest.raises(ConfigError, match=r"data\.group"):
+        new_trainer(config_of(monitor="gauc"), make_store(300), valid, tmp_path / "run").run()
+
+
+def test_a_loss_that_is_not_finite_ends_with_advice(make_store: MakeStore, tmp_path: Path) -> None:
+    trainer = new_trainer(config_of(), make_store(300), None, tmp_path / "run")
+    trainer.model.table.weight.fill_(float("nan"))
+    with pytest.raises(DivergedError, match="learning_rate"):
+        trainer.run()
+
+
+def test_automatic_batch_size_leaves_fifty_steps() -> None:
+    for rows, expected in ((100, 256), (50_000, 512), (800_000, 8_192), (45_000_000, 65_536)):
+        assert batch_size_for(Config(), rows) == expected
+
+
+def test_threads_are_capped_at_what_there_is() -> None:
+    assert use_threads(10_000) == use_threads(None)
+    assert use_threads(1) == 1
+    use_threads(None)

@@ -1,0 +1,178 @@
+"""Parquet and Arrow IPC files, local or remote, and frames in memory: columns that keep their types."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from itertools import islice
+from typing import Any
+
+import polars as pl
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from clickherd.data.locate import DataFile, reading
+from clickherd.data.part import Part, Piece
+
+_SAMPLE_GROUPS = 8  # row groups or record batches that a sample is spread over
+
+
+def dtypes_of(schema: pa.Schema) -> dict[str, pl.DataType]:
+    """The polars types of an Arrow schema; types that polars does not know come out as Object."""
+    return {field.name: _dtype(field.type) for field in schema}
+
+
+def _dtype(kind: pa.DataType) -> pl.DataType:
+    types = pa.types
+    if types.is_dictionary(kind):
+        return _dtype(kind.value_type)
+    exotic = (types.is_interval, types.is_union, types.is_map, types.is_run_end_encoded, types.is_float16)
+    if any(test(kind) for test in exotic):
+        return pl.Object()
+    table = pa.schema([pa.field("x", kind)]).empty_table()
+    frame = pl.from_arrow(table)
+    assert isinstance(frame, pl.DataFrame)
+    return frame.schema["x"]
+
+
+def _frame(batch: pa.RecordBatch | pa.Table) -> pl.DataFrame:
+    frame = pl.from_arrow(batch)
+    assert isinstance(frame, pl.DataFrame)
+    return frame
+
+
+def _repack(frames: Iterator[pl.DataFrame], rows: int) -> Iterator[Piece]:
+    """Frames of any height as pieces of `rows` rows."""
+    waiting: list[pl.DataFrame] = []
+    height = first_row = 0
+    for frame in frames:
+        waiting.append(frame)
+        height += frame.height
+        if height >= rows:
+            whole = pl.concat(waiting)
+            full = height - height % rows
+            for start in range(0, full, rows):
+                yield Piece(whole.slice(start, rows), first_row + start)
+            first_row += full
+            height -= full
+            waiting = [whole.slice(full)] if height else []
+    if height:
+        yield Piece(pl.concat(waiting), first_row)
+
+
+class ParquetPart(Part):
+    """One Parquet file."""
+
+    def __init__(self, file: DataFile) -> None:
+        self._file, self.name = file, file.name
+        with reading(self.name), self._open() as parquet:
+            schema = parquet.schema_arrow
+            self.column_names: tuple[str, ...] = tuple(schema.names)
+            self.dtypes = dtypes_of(schema)
+            self.num_rows: int = parquet.metadata.num_rows
+
+    def _open(self) -> Any:
+        local = self._file.filesystem is None
+        return pq.ParquetFile(self._file.path if local else self._file.open())
+
+    def digest(self) -> str:
+        """The sha256 of the file's bytes, or the remote store's checksum."""
+        return self._file.digest()
+
+    def pieces(self, columns: Sequence[str], rows: int) -> Iterator[Piece]:
+        """The rows; columns that are not asked for are not read."""
+        with reading(self.name), self._open() as parquet:
+            batches = parquet.iter_batches(min(rows, 65_536), columns=list(columns))
+            yield from _repack((_frame(batch).select(columns) for batch in batches), rows)
+
+    def sample(self, columns: Sequence[str], rows: int) -> pl.DataFrame:
+        """The first rows of row groups that are spread over the file."""
+        with reading(self.name), self._open() as parquet:
+            groups = _spread(parquet.num_row_groups)
+            share = -(-rows // len(groups))
+            frames = []
+            for group in groups:
+                batches = parquet.iter_batches(share, row_groups=[group], columns=list(columns))
+                frames += [_frame(batch).select(columns) for batch in islice(batches, 1)]
+        return pl.concat(frames).head(rows)
+
+
+def _spread(count: int) -> list[int]:
+    """At most `_SAMPLE_GROUPS` of `count` indices, evenly spread, the first among them."""
+    wanted = min(count, _SAMPLE_GROUPS)
+    return [i * count // wanted for i in range(wanted)]
+
+
+class ArrowPart(Part):
+    """One Arrow IPC file, in the file or the streaming format, or Feather version 2."""
+
+    def __init__(self, file: DataFile) -> None:
+        self._file, self.name = file, file.name
+        with reading(self.name), self._open() as source:
+            schema, batches = self._read(source)
+            self.column_names: tuple[str, ...] = tuple(schema.names)
+            self.dtypes = dtypes_of(schema)
+            self.num_rows = next((1 for batch in batches if batch.num_rows), 0)  # whether there are any
+
+    def _open(self) -> Any:
+        local = self._file.filesystem is None
+        return pa.memory_map(self._file.path) if local else pa.PythonFile(self._file.open(), mode="r")
+
+    @staticmethod
+    def _read(source: Any) -> tuple[pa.Schema, Iterator[pa.RecordBatch]]:
+        magic = source.read(6)
+        source.seek(0)
+        if magic == b"ARROW1":
+            reader = pa.ipc.open_file(source)
+            return reader.schema, (reader.get_batch(i) for i in range(reader.num_record_batches))
+        stream = pa.ipc.open_stream(source)
+        return stream.schema, iter(stream)
+
+    def digest(self) -> str:
+        """The sha256 of the file's bytes, or the remote store's checksum."""
+        return self._file.digest()
+
+    def _frames(self, columns: Sequence[str]) -> Iterator[pl.DataFrame]:
+        with reading(self.name), self._open() as source:
+            for batch in self._read(source)[1]:
+                yield _frame(batch.select(list(columns)))
+
+    def pieces(self, columns: Sequence[str], rows: int) -> Iterator[Piece]:
+        """The rows."""
+        yield from _repack(
+            (frame.slice(i, rows) for frame in self._frames(columns) for i in _starts(frame, rows)), rows
+        )
+
+    def sample(self, columns: Sequence[str], rows: int) -> pl.DataFrame:
+        """The first rows."""
+        return next(self.pieces(columns, rows)).frame
+
+
+def _starts(frame: pl.DataFrame, rows: int) -> range:
+    return range(0, frame.height, rows)
+
+
+class FramePart(Part):
+    """A frame in memory."""
+
+    def __init__(self, frame: pl.DataFrame, name: str) -> None:
+        self._frame, self.name = frame, name
+        self.column_names = tuple(frame.columns)
+        self.dtypes = dict(frame.schema)
+        self.num_rows = frame.height
+
+    def digest(self) -> str:
+        """A hash over names, types and the hash of every row."""
+        sha256 = hashlib.sha256(repr(list(self.dtypes.items())).encode())
+        for piece in self.pieces(self.column_names, 1 << 20):
+            sha256.update(piece.frame.hash_rows(seed=0).to_numpy().tobytes())
+        return sha256.hexdigest()
+
+    def pieces(self, columns: Sequence[str], rows: int) -> Iterator[Piece]:
+        """The rows, without a copy."""
+        for start in range(0, self._frame.height, rows):
+            yield Piece(self._frame.select(columns).slice(start, rows), start)
+
+    def sample(self, columns: Sequence[str], rows: int) -> pl.DataFrame:
+        """Rows spread evenly over the frame."""
+        return self._frame.select(columns).gather_every(-(-self._frame.height // rows))

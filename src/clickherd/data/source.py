@@ -1,0 +1,149 @@
+"""Raw rows from wherever they lie: files, globs, folders, URLs and frames, in order and in bounded memory."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import polars as pl
+
+from clickherd.config import DataConfig
+from clickherd.data.columnar import ArrowPart, FramePart, ParquetPart
+from clickherd.data.frames import to_part
+from clickherd.data.locate import DataFile, locate
+from clickherd.data.part import Part
+from clickherd.data.text import TextPart
+from clickherd.data.unify import check_columns, unify
+from clickherd.errors import DataError, did_you_mean
+
+DataLike: TypeAlias = Any
+"""A path, glob, folder or URL, or a list of them; a pandas or polars frame, a LazyFrame, a pyarrow Table or
+RecordBatchReader, anything with `__arrow_c_stream__`, or a mapping of column names to values."""
+
+
+@dataclass(frozen=True)
+class RawChunk:
+    """Consecutive rows of one file."""
+
+    frame: pl.DataFrame  # CSV: every column String, nulls applied; otherwise the source's dtypes
+    file: str  # as the user would recognise it; "<DataFrame>" for a frame
+    first_row: int  # index within the file of the chunk's first data row, from 0
+    first_line: int | None = None  # line of that row; None when rows and lines do not run in step
+
+    def place(self, index: int) -> dict[str, Any]:
+        """Where the chunk's row `index` (from 0) stands, as keyword arguments for UserError."""
+        place: dict[str, Any] = {"file": self.file, "row": self.first_row + index + 1}
+        return place if self.first_line is None else {**place, "line": self.first_line + index}
+
+
+class Source:
+    """Rows with one set of columns and types, from one or more files or a frame."""
+
+    def __init__(self, parts: Sequence[Part], dtypes: Mapping[str, pl.DataType], *, is_text: bool) -> None:
+        self._parts = tuple(parts)
+        self.name = parts[0].name if len(parts) == 1 else f"{parts[0].name} and {len(parts) - 1} more"
+        self.dtypes = dict(dtypes)
+        self.columns = tuple(dtypes)
+        self.is_text = is_text
+
+    def fingerprint(self) -> str:
+        """A sha256 of the content that does not depend on where local files lie.
+
+        Raises:
+            DataError: a text file with a broken line; it is read in full, once.
+        """
+        return hashlib.sha256("\n".join(part.digest() for part in self._parts).encode()).hexdigest()
+
+    def chunks(self, columns: Sequence[str] | None = None, rows: int = 262_144) -> Iterator[RawChunk]:
+        """All rows in order, at most `rows` at a time, with the given columns in the given order.
+
+        Raises:
+            DataError: an unknown column; a broken line, when it is reached.
+        """
+        wanted = self._wanted(columns)
+        for part in self._parts:
+            for piece in part.pieces(wanted, rows):
+                yield RawChunk(self._cast(piece.frame, wanted), part.name, piece.first_row, piece.first_line)
+
+    def head(self, rows: int = 50_000) -> pl.DataFrame:
+        """At most `rows` rows, spread over the files and, where cheap, within them."""
+        count = min(len(self._parts), 16, rows)
+        parts = [self._parts[i * len(self._parts) // count] for i in range(count)]
+        share = -(-rows // count)
+        frames = [self._cast(part.sample(self.columns, share), self.columns) for part in parts]
+        return pl.concat(frames).head(rows)
+
+    def _wanted(self, columns: Sequence[str] | None) -> tuple[str, ...]:
+        wanted = self.columns if columns is None else tuple(columns)
+        for name in wanted:
+            if name not in self.dtypes:
+                raise DataError("no such column", file=self.name, column=name, mend=did_you_mean(name, self.columns))
+        return wanted
+
+    def _cast(self, frame: pl.DataFrame, columns: Iterable[str]) -> pl.DataFrame:
+        if self.is_text:
+            return frame
+        return frame.cast({name: self.dtypes[name] for name in columns if frame.schema[name] != self.dtypes[name]})
+
+
+def open_source(data: DataLike, config: DataConfig, *, need_label: bool = True, names: Iterable[str] = ()) -> Source:
+    """The rows of `data`, ready to be read.
+
+    Args:
+        data: see `DataLike`.
+        config: how files are read, and the roles of columns.
+        need_label: whether the label's column has to be there.
+        names: columns known from elsewhere (a trained model's), by which a CSV's header is recognised.
+
+    Raises:
+        DataError: nothing to read, or nothing that can be read; the message names file and column.
+    """
+    parts: list[Part]
+    if isinstance(data, str | Path):
+        data = [data]
+    is_paths = isinstance(data, list | tuple) and all(isinstance(item, str | Path) for item in data)
+    if is_paths:
+        if not data:
+            raise DataError("no data", mend="Name a file, a glob, a folder or a URL.")
+        files = locate(data, config.format)
+        known = frozenset({*_configured_names(config), *names})
+        parts = [_file_part(file, config, known, need_label=need_label) for file in files]
+    else:
+        parts = [to_part(data)]
+    check_columns(parts)
+    is_text = isinstance(parts[0], TextPart)
+    dtypes = parts[0].dtypes if is_text else unify(parts, config)
+    if need_label and config.label not in dtypes:
+        raise DataError(
+            "the label's column is not there",
+            file=parts[0].name,
+            column=config.label,
+            mend=_label_mend(parts[0], config),
+        )
+    return Source(parts, dtypes, is_text=is_text)
+
+
+def _file_part(file: DataFile, config: DataConfig, names: frozenset[str], *, need_label: bool) -> Part:
+    if file.kind == "parquet":
+        return ParquetPart(file)
+    if file.kind == "arrow":
+        return ArrowPart(file)
+    return TextPart(file, config, names, need_label=need_label)
+
+
+def _configured_names(config: DataConfig) -> set[str]:
+    names = {config.label, *config.roles, *config.hash_buckets, *config.numeric_columns}
+    return names | {name for name in (config.group, config.time_column) if name}
+
+
+def _label_mend(part: Part, config: DataConfig) -> str:
+    mend = f"Say which one it is with --label. {did_you_mean(config.label, part.dtypes)}"
+    if isinstance(part, TextPart) and not part.has_header:
+        mend += " The first line was taken for data; if it names the columns, say --set data.header=true."
+    return mend
+
+
+__all__ = ["DataLike", "FramePart", "RawChunk", "Source", "open_source"]

@@ -1,0 +1,248 @@
+"""CSV and TSV files, plain, gzip or Zstandard, local or remote: as text, in bounded memory, with exact lines.
+
+Compressed text is decompressed as a stream on each pass. (polars' own lazy reader takes a whole compressed file into
+memory first.)
+"""
+
+from __future__ import annotations
+
+import codecs
+import csv
+import hashlib
+import io
+import re
+from collections.abc import Callable, Iterator, Sequence
+from typing import BinaryIO
+
+import polars as pl
+import pyarrow as pa
+
+from clickherd.config import DataConfig
+from clickherd.data.locate import DataFile, reading
+from clickherd.data.part import Part, Piece
+from clickherd.data.scan import BLOCK_BYTES, Scanner, Span
+from clickherd.errors import DataError
+
+CRITEO_COLUMNS = ("label", *(f"I{i}" for i in range(1, 14)), *(f"C{i}" for i in range(1, 27)))
+
+_SAMPLE_BYTES = 128 * 1000  # below the csv module's limit for one cell
+_SAMPLE_ROWS = 200
+_SEPARATORS = ",\t;|"
+_MAGIC = {b"\x1f\x8b": "gzip", b"\x28\xb5\x2f\xfd": "zstd"}
+_OTHER_MAGIC = {b"PAR1": "Parquet", b"ARROW1": "Arrow", b"PK\x03\x04": "zip", b"BZh": "bzip2", b"\xfd7zXZ": "xz"}
+_NUMBER = re.compile(r"\s*[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?\s*")
+_UNNAMED = re.compile(r"column_\d+")
+
+
+class TextPart(Part):
+    """One delimited text file. Separator and header are found from its beginning when not configured.
+
+    Args:
+        file: where it lies.
+        config: the settings for reading.
+        names: names that are known to be columns, by which a header is recognised.
+        need_label: whether the label's column has to be there.
+    """
+
+    def __init__(self, file: DataFile, config: DataConfig, names: frozenset[str], *, need_label: bool) -> None:
+        self._file, self.name = file, file.name
+        self._null_values = [value for value in config.null_values if value]  # an empty cell is null anyway
+        sample = self._sample()
+        criteo = config.format == "criteo"
+        tab = config.format in ("tsv", "criteo") or ".tsv" in file.path.lower() or ".tab" in file.path.lower()
+        self._separator = config.separator or ("\t" if tab else _sniff_separator(sample, names))
+        if len(self._separator) != 1 or not self._separator.isascii() or self._separator in '"\r\n':
+            raise DataError(
+                f"cannot part cells by {self._separator!r}",
+                mend="--set data.separator takes one ASCII character that is neither a quote nor a line end.",
+            )
+        records = _records(sample, self._separator, self.name)
+        if criteo:
+            self.has_header = False
+            labelled = need_label or len(records[0]) >= len(CRITEO_COLUMNS)
+            columns = CRITEO_COLUMNS if labelled else CRITEO_COLUMNS[1:]
+        else:
+            found = config.header
+            self.has_header = _has_header(records, names, config) if found is None else found
+            columns = tuple(
+                (cell.strip() if self.has_header else "") or f"column_{i}" for i, cell in enumerate(records[0], 1)
+            )
+        self.dtypes = dict.fromkeys(columns, pl.String())
+        self._check(columns, records)
+
+    def _check(self, columns: tuple[str, ...], records: list[list[str]]) -> None:
+        if len(self.dtypes) < len(columns):
+            twice = sorted({name for name in columns if columns.count(name) > 1})
+            raise DataError(
+                f"two columns have the same name: {', '.join(map(repr, twice))}",
+                file=self.name,
+                line=1,
+                mend="Rename one, or say --set data.header=false if the first line holds data.",
+            )
+        if self.has_header and len(records) == 1 and not next(self._spans(1), None):
+            raise DataError(
+                "the file has a header but no rows",
+                file=self.name,
+                mend="Leave it out, or say --set data.header=false if its one line holds data.",
+            )
+
+    def _sample(self) -> str:
+        with reading(self.name):
+            head = b""
+            for block in self._blocks(_SAMPLE_BYTES):
+                head += block
+                if len(head) >= _SAMPLE_BYTES:
+                    break
+        for magic, kind in _OTHER_MAGIC.items():
+            if head.startswith(magic):
+                raise DataError(
+                    f"the file is not text but {kind}",
+                    file=self.name,
+                    mend="Unpack it or name it after what it is, or say so with --set data.format=...",
+                )
+        head = head.removeprefix(codecs.BOM_UTF8)
+        if not head.strip():
+            raise DataError("the file is empty", file=self.name, mend="Leave it out, or write it again.")
+        if b"\n" not in head and b"\r" in head.rstrip():
+            raise DataError(
+                "lines end in a lone carriage return",
+                file=self.name,
+                mend="Convert them, for example: tr '\\r' '\\n' < in.csv > out.csv",
+            )
+        if len(head) >= _SAMPLE_BYTES:  # cut within a record: leave that one out
+            head = head[: head.rfind(b"\n", 0, _SAMPLE_BYTES) + 1]
+            if not head:
+                raise DataError(
+                    f"the first line is over {_SAMPLE_BYTES // 1000} KB long",
+                    file=self.name,
+                    mend="Check that it is delimited text with one row a line.",
+                )
+        return head.decode(errors="replace")  # the scan names the line of a byte that is not UTF-8
+
+    def _blocks(self, size: int, read: Callable[[bytes], None] | None = None) -> Iterator[bytes]:
+        """The decompressed bytes, `size` at a time; `read` is shown every raw byte on the way."""
+        with reading(self.name), self._file.open() as raw:
+            source = _Tap(raw, read)
+            first = source.peek()
+            compression = next((kind for magic, kind in _MAGIC.items() if first.startswith(magic)), None)
+            suffix = self._file.path.lower().rpartition(".")[2]
+            if compression is None and suffix in ("gz", "zst") and first:
+                raise DataError(
+                    f"the file is not compressed, though its name ends in .{suffix}",
+                    file=self.name,
+                    mend="Compress it, or drop the suffix.",
+                )
+            if compression:
+                stream = pa.CompressedInputStream(pa.PythonFile(source, mode="r"), compression)
+                yield from iter(lambda: stream.read(size), b"")
+            else:
+                yield from iter(lambda: source.read(size), b"")
+
+    def _spans(self, rows: int) -> Iterator[Span]:
+        """All records, checked. Reading to the end also yields the file's digest."""
+        scanner = Scanner(self.name, self._separator, len(self.dtypes))
+        sha256 = hashlib.sha256() if self._file.known_digest() is None else None
+        blocks = self._blocks(min(BLOCK_BYTES, max(rows, 1000) * 1000), sha256.update if sha256 else None)
+        yield from scanner.spans(blocks, rows, header=self.has_header)
+        if sha256:
+            self._file.remember(sha256.hexdigest())
+
+    def digest(self) -> str:
+        """The sha256 of the file's bytes; on the way to it every record is checked."""
+        if self._file.known_digest() is None:
+            for _ in self._spans(1 << 40):
+                pass
+        known = self._file.known_digest()
+        assert known is not None
+        return known
+
+    def pieces(self, columns: Sequence[str], rows: int) -> Iterator[Piece]:
+        """The rows as text columns."""
+        for span in self._spans(rows):
+            frame = self._parse(span, columns)
+            if frame.height != span.num_rows:
+                raise DataError(
+                    f"{span.num_rows} lines were read as {frame.height} rows, from this line on",
+                    file=self.name,
+                    line=span.first_line,
+                    mend="Check the quotes and line ends there.",
+                )
+            yield Piece(frame, span.first_row, span.first_line if span.one_line_each else None)
+
+    def _parse(self, span: Span, columns: Sequence[str]) -> pl.DataFrame:
+        lazy = pl.scan_csv(
+            io.BytesIO(span.text),
+            has_header=False,
+            schema=self.dtypes,
+            separator=self._separator,
+            quote_char='"' if span.quoted else None,
+            null_values=["", *self._null_values],
+        )
+        return lazy.select(columns).collect()
+
+    def sample(self, columns: Sequence[str], rows: int) -> pl.DataFrame:
+        """The first rows."""
+        return next(self.pieces(columns, rows)).frame
+
+
+class _Tap(io.RawIOBase):
+    """A stream of raw bytes that shows each of them to `seen` once."""
+
+    def __init__(self, raw: BinaryIO, seen: Callable[[bytes], None] | None) -> None:
+        self._raw, self._seen, self._ahead = raw, seen, b""
+
+    def peek(self) -> bytes:
+        """The first bytes, without taking them."""
+        self._ahead = self._raw.read(8)
+        return self._ahead
+
+    def readable(self) -> bool:
+        return True
+
+    def read(self, size: int = -1) -> bytes:
+        data = self._raw.read(size)
+        if self._ahead:
+            data, self._ahead = self._ahead + data, b""
+        if self._seen:
+            self._seen(data)
+        return data
+
+
+def _records(sample: str, separator: str, name: str) -> list[list[str]]:
+    """The first records' cells."""
+    rows = csv.reader(io.StringIO(sample, newline=""), delimiter=separator)
+    try:
+        return [row for row, _ in zip((r for r in rows if r), range(_SAMPLE_ROWS), strict=False)]
+    except csv.Error:
+        raise DataError(
+            "a cell is over 128 KB long, perhaps because a quote is not closed",
+            file=name,
+            line=rows.line_num,
+            mend="Close the quote, or write a quote inside a cell twice and the cell in quotes.",
+        ) from None
+
+
+def _sniff_separator(sample: str, names: frozenset[str]) -> str:
+    """The separator under which known columns stand in the first record, else that which parts all records alike.
+
+    The bar comes last because it also parts the values within a cell, as in `Action|Comedy`.
+    """
+
+    def score(separator: str) -> tuple[int, bool, bool, int]:
+        first, *rest = _records(sample, separator, "")
+        alike = sum(len(row) == len(first) for row in rest) >= 0.9 * len(rest)
+        known = len(names.intersection(cell.strip() for cell in first))
+        return known if len(first) > 1 else 0, len(first) > 1 and alike, separator != "|", len(first)
+
+    return max(_SEPARATORS, key=score)
+
+
+def _has_header(records: list[list[str]], names: frozenset[str], config: DataConfig) -> bool:
+    first, rest = records[0], records[1:]
+    if names.intersection(cell.strip() for cell in first):
+        return True
+    if _UNNAMED.fullmatch(config.label):  # the user's way to say that columns have no names
+        return False
+    if any(not cell.strip() or cell in config.null_values or _NUMBER.fullmatch(cell) for cell in first):
+        return False
+    return any(_NUMBER.fullmatch(cell) for row in rest if len(row) == len(first) for cell in row)

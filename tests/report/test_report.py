@@ -48,7 +48,7 @@ class Page(HTMLParser):
 
     def handle_data(self, data: str) -> None:
         if self.open and self.open[-1] != "style":
-            self.text += data
+            self.text += data.replace("\u00a0", " ")
 
 
 def clicks(rows: int, rate: float = -2.5, bias: float = 0.0, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -210,6 +210,7 @@ def test_parts_without_data_are_left_out(tmp_path: Path) -> None:
     shown = page(tmp_path, data)
     assert not {"fields", "data", "settings", "scores"} & set(shown.ids)
     assert "training" in shown.ids
+    assert not any("by epoch" in label for label in shown.labels)  # one epoch makes no curve
 
 
 def test_columns_may_come_as_a_list(tmp_path: Path) -> None:
@@ -262,6 +263,7 @@ def test_wilson_interval_of_a_known_case() -> None:
     low, high = wilson(np.array([0.0, 5.0]), np.array([10.0, 10.0]))
     np.testing.assert_allclose(low, [0.0, 0.2366], atol=1e-4)
     np.testing.assert_allclose(high, [0.2775, 0.7634], atol=1e-4)
+    assert low[0] == 0
 
 
 @pytest.mark.parametrize("thinner", [thin, thin_evenly])

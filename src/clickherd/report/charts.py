@@ -1,4 +1,4 @@
-"""The charts of a report, one function each. A function gives None when the data hold nothing to draw."""
+"""The charts of a report, one function each. It gives None when the data hold nothing to draw, such as one epoch."""
 
 from __future__ import annotations
 
@@ -22,12 +22,11 @@ MOST_BARS = 24
 
 @dataclass(frozen=True)
 class Chart:
-    """A drawn chart, its title, its key (colour class and text) and a sentence below."""
+    """A drawn chart, its title and its key (class of the mark, and text)."""
 
     title: str
     svg: Markup
     key: Sequence[tuple[str, str]] = ()
-    note: str = ""
 
 
 @dataclass(frozen=True)
@@ -76,11 +75,11 @@ class ScoreAxis:
 def loss(history: Sequence[dict[str, Any]], losses: Sequence[tuple[int, float]], best: int | None) -> Chart | None:
     """Training loss within and by epoch, and validation logloss."""
     train, valid = _by_epoch(history, "train_loss"), _by_epoch(history, "valid", "logloss")
-    if not len(train[0]) and not len(valid[0]):
-        return None
     epochs = np.union1d(train[0], valid[0])
     steps = np.asarray(losses, np.float64).reshape(-1, 2)
     steps = steps[np.isfinite(steps).all(axis=1)]
+    if not len(epochs) or (len(epochs) == 1 and len(steps) < 2):
+        return None
 
     def paint(axes: Axes) -> None:
         seen = [train[1], valid[1]]
@@ -106,7 +105,7 @@ def loss(history: Sequence[dict[str, Any]], losses: Sequence[tuple[int, float]],
 def validation_auc(history: Sequence[dict[str, Any]], best: int | None) -> Chart | None:
     """Validation AUC by epoch."""
     epochs, auc = _by_epoch(history, "valid", "auc")
-    if not len(epochs):
+    if len(epochs) < 2:
         return None
 
     def paint(axes: Axes) -> None:
@@ -123,7 +122,7 @@ def validation_auc(history: Sequence[dict[str, Any]], best: int | None) -> Chart
 def clipped(history: Sequence[dict[str, Any]], best: int | None) -> Chart | None:
     """Share of embedding rows whose gradient CowClip scaled down."""
     epochs, share = _by_epoch(history, "clipped_fraction")
-    if not len(epochs):
+    if len(epochs) < 2:
         return None
 
     def paint(axes: Axes) -> None:
@@ -215,16 +214,15 @@ def calibration(bins: Calibration, y_score: npt.NDArray[np.floating]) -> Chart |
     floor = scale.low if scale.log else 0.0
 
     def paint(axes: Axes, below: Axes) -> None:
-        x, outside = bins.predicted, bins.outside
-        top = max(float(np.minimum(bins.high, 3 * bins.observed + scale.high).max()), scale.high)
+        x, y, outside = bins.predicted, bins.observed, bins.outside
+        top = max(float(np.minimum(bins.high, 3 * y + scale.high).max()), scale.high)
+        high = min(1.0, 1.05 * top)
         axes.plot([floor, 1], [floor, 1], color=MUTED, linewidth=1, linestyle=(0, (4, 3)))
         for colour, which in ((FIRST, ~outside), (SECOND, outside)):
             axes.vlines(x[which], bins.low[which].clip(min=floor), bins.high[which], color=colour, linewidth=1.4)
-            seen = which & (bins.observed >= floor)
-            axes.plot(
-                x[seen], bins.observed[seen], "o", color=colour, markersize=5.5, markeredgecolor=PAPER, clip_on=False
-            )
-        high = min(1.0, 1.05 * top)
+            seen = which & (y >= floor) & (y <= high)
+            if seen.any():  # matplotlib lays out an empty unclipped line as if it lay at the origin
+                axes.plot(x[seen], y[seen], "o", color=colour, markersize=5.5, markeredgecolor=PAPER, clip_on=False)
         ScoreAxis(floor, high, scale.log, scale.edges).apply(axes, "y")
         axes.set_title("↑ observed click rate", loc="left")
         below.stairs(scale.counts(y_score) / len(y_score), scale.edges, fill=True, color=FIRST, alpha=0.45)
@@ -335,7 +333,7 @@ def _marked(axes: Axes, x: Floats, y: Floats, colour: str) -> None:
 
 def _epoch_axis(axes: Axes, epochs: Floats, best: int | None, start: float | None = None) -> None:
     first = epochs[0] if start is None else start
-    pad = 0.06 * (epochs[-1] - first) or 0.5
+    pad = 0.06 * (epochs[-1] - first)
     axes.set_xlim(first - (pad if start is None else 0), epochs[-1] + pad)
     axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
     axes.grid(visible=False, axis="x")

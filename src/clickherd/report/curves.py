@@ -140,7 +140,8 @@ def wilson(clicks: Floats, rows: Floats) -> tuple[Floats, Floats]:
     rate, z2 = clicks / rows, Z95 * Z95
     centre = (rate + z2 / (2 * rows)) / (1 + z2 / rows)
     half = Z95 * np.sqrt(rate * (1 - rate) / rows + z2 / (4 * rows * rows)) / (1 + z2 / rows)
-    return np.clip(centre - half, 0, 1), np.clip(centre + half, 0, 1)
+    low, high = np.where(clicks == 0, 0.0, centre - half), np.where(clicks == rows, 1.0, centre + half)
+    return low, high
 
 
 def thin(x: Floats, y: Floats, limit: int) -> tuple[Floats, Floats]:

@@ -20,14 +20,13 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 
 # Colours that stand for a CSS variable until the SVG is written; no chart uses them as themselves.
-INK, MUTED, GRID, FIRST, SECOND, THIRD, PAPER = (f"#0{i}0{i}0{i}" for i in range(1, 8))
+INK, MUTED, GRID, FIRST, SECOND, PAPER = (f"#0{i}0{i}0{i}" for i in range(1, 7))
 VARIABLES = {
     INK: "var(--ink)",
     MUTED: "var(--muted)",
     GRID: "var(--grid)",
     FIRST: "var(--first)",
     SECOND: "var(--second)",
-    THIRD: "var(--third)",
     PAPER: "var(--card)",
 }
 WIDTH, HEIGHT = (

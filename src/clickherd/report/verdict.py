@@ -13,6 +13,7 @@ from clickherd.report import ReportData
 from clickherd.report.curves import Z95, Calibration, Ranking
 
 FEW_CLICKS = 100  # below, every curve is mostly chance
+SPACE = "\u00a0"  # keeps a number and its unit on one line
 TOLERANCE = 0.03  # an average prediction this near to the click rate needs no mending
 
 
@@ -52,21 +53,20 @@ def count(value: float | None) -> str:
 
 def short(value: float) -> str:
     """A large number in three digits: 1.24 M."""
-    for size, letter in ((1e9, " G"), (1e6, " M"), (1e4, " k")):
-        if value >= size:
-            scaled = value / (1e3 if letter == " k" else size)
-            return f"{scaled:.0f}{letter}" if scaled >= 100 else f"{scaled:.3g}{letter}"
+    for size, threshold, letter in ((1e9, 1e9, "G"), (1e6, 1e6, "M"), (1e3, 1e4, "k")):
+        if value >= threshold:
+            return f"{float(f'{value / size:.3g}'):g}{SPACE}{letter}"
     return f"{value:,.0f}"
 
 
 def duration(seconds: float) -> str:
     """1.84 as 1.8 s, 192 as 3 min 12 s, 7320 as 2 h 2 min."""
     if seconds < 59.5:
-        return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"
+        return f"{seconds:.1f}{SPACE}s" if seconds < 10 else f"{seconds:.0f}{SPACE}s"
     minutes, left = divmod(round(seconds), 60)
     if minutes < 60:
-        return f"{minutes} min {left} s" if left else f"{minutes} min"
-    return f"{minutes // 60} h {minutes % 60} min"
+        return f"{minutes}{SPACE}min {left}{SPACE}s" if left else f"{minutes}{SPACE}min"
+    return f"{minutes // 60}{SPACE}h {minutes % 60}{SPACE}min"
 
 
 def cards(data: ReportData, ranking: Ranking) -> list[Card]:
@@ -113,7 +113,7 @@ def _speed_cards(summary: Mapping[str, Any]) -> Iterator[Card]:
     if speed is not None:
         notes = [f"batches of {count(summary['batch_size'])}"] if summary.get("batch_size") else []
         if summary.get("peak_rss_mib"):
-            notes.append(f"peak memory {summary['peak_rss_mib'] / 1024:.1f} GiB")
+            notes.append(f"peak memory {summary['peak_rss_mib'] / 1024:.1f}{SPACE}GiB")
         yield Card("Rows per second", short(speed), ", ".join(notes))
     if seconds.get("train") is not None:
         notes = []
@@ -159,7 +159,9 @@ def _ranking(data: ReportData, ranking: Ranking) -> Iterator[Verdict]:
         yield Verdict("warn", f"{same}: the model has learned no more than a base rate.")
         return
     auc, error = ranking.auc, Z95 * ranking.auc_error
-    wins = f"A random click outranks a random non-click {100 * auc:.1f}% of the time (AUC {auc:.4f} ± {error:.4f})."
+    wins = (
+        f"A random click outranks a random non-click {100 * auc:.1f}% of the time (AUC {auc:.4f} ±{SPACE}{error:.4f})."
+    )
     if auc - error > 0.5:
         yield Verdict("info", wins)
     else:
@@ -181,8 +183,8 @@ def _calibration(ranking: Ranking, bins: Calibration | None) -> Iterator[Verdict
     rates = f"predicted {rate(predicted / ranking.num_rows)}, observed {rate(ranking.click_rate)}"
     if abs(off) > max(TOLERANCE, noise):
         verb = "Over-predicts" if off > 0 else "Under-predicts"
-        much = f"{verb} by {abs(100 * off):.{0 if abs(off) >= 0.1 else 1}f}% on average ({rates})"
-        yield Verdict("warn", f"{much}. Bids computed from these scores are off by as much.")
+        by = f"by {abs(100 * off):.{0 if abs(off) >= 0.1 else 1}f}%" if off < 1 else f"{off + 1:.1f} times over"
+        yield Verdict("warn", f"{verb} {by} on average ({rates}). Bids computed from these scores are off by as much.")
     elif misses > max(1, 0.2 * num_bins):
         top, seen = bins.predicted[-1], bins.observed[-1]
         by = f" by {abs(100 * (top / seen - 1)):.0f}%" if seen else ""

@@ -230,7 +230,7 @@ def test_labels_and_scores_of_different_length_are_refused(tmp_path: Path) -> No
 
 
 def test_importing_the_report_loads_no_plotting_library() -> None:
-    code = "import sys, clickherd.report; sys.exit('matplotlib' in sys.modules or 'jinja2' in sys.modules)"
+    code = "import sys, clickherd.report; sys.exit('matplotlib' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 

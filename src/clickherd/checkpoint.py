@@ -54,5 +54,5 @@ def load(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 def write_text(path: Path, text: str) -> None:
     """Write a small text file beside, then rename."""
     beside = path.with_name(path.name + ".part")
-    beside.write_text(text)
+    beside.write_text(text, encoding="utf-8")
     os.replace(beside, path)  # noqa: PTH105  (atomic, also over an existing file)

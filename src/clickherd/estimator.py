@@ -1,0 +1,219 @@
+"""A scikit-learn classifier: `CTRClassifier(model="deepfm").fit(df, y).predict_proba(df2)`."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+from sklearn.base import BaseEstimator, ClassifierMixin
+from sklearn.utils.multiclass import check_classification_targets
+from sklearn.utils.validation import check_is_fitted, validate_data
+
+from clickherd import checkpoint
+from clickherd.config import DataConfig, dump_yaml, merge, resolve
+from clickherd.data.encode import Encoder
+from clickherd.data.prepare import Prepared, encode_stream, prepare
+from clickherd.data.source import open_source
+from clickherd.data.store import Store, StoreWriter
+from clickherd.learner import Learner
+from clickherd.network import ClickModel
+from clickherd.train import Trainer, batch_size_for, epoch_order, seeded, use_threads
+
+LABEL = "__label__"  # a name that no feature is likely to have
+MIN_ROWS_TO_VALIDATE = 1_000  # below, a tenth of the rows judges nothing; all of them train
+
+
+class CTRClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # scikit-learn is untyped
+    """A click model over raw columns: ids, texts, numbers and lists, encoded and trained as on the command line.
+
+    Args:
+        model: name of the network (see docs/models.md).
+        batch_size: rows per update; found by itself when None.
+        epochs: most passes over the rows.
+        rule: how hyper-parameters follow the batch size.
+        valid_fraction: rows held out for early stopping; with fewer than 1,000 rows none are.
+        roles: column → role, where the inferred one is not wanted.
+        settings: any other setting, nested as in a recipe, e.g. `{"optim": {"l2": 1e-5}}`.
+        random_state: seed of everything random.
+        threads: CPU threads; all when None.
+
+    Attributes:
+        classes_: the two labels; the second is the click.
+        encoder_: fitted encoder (schema and vocabularies).
+        model_: trained `ClickModel`.
+        config_: resolved settings.
+        history_: one record per epoch.
+
+    X is a pandas, polars or Arrow frame, or an array of numbers; missing values are allowed, infinite ones are not.
+    Columns that say nothing (constant, empty, row numbers) are left out by themselves.
+    """
+
+    def __init__(
+        self,
+        model: str = "deepfm",
+        *,
+        batch_size: int | None = None,
+        epochs: int = 10,
+        rule: str = "cowclip",
+        valid_fraction: float = 0.1,
+        roles: Mapping[str, str] | None = None,
+        settings: Mapping[str, Any] | None = None,
+        random_state: int = 0,
+        threads: int | None = None,
+    ) -> None:
+        self.model = model
+        self.batch_size = batch_size
+        self.epochs = epochs
+        self.rule = rule
+        self.valid_fraction = valid_fraction
+        self.roles = roles
+        self.settings = settings
+        self.random_state = random_state
+        self.threads = threads
+
+    def fit(self, X: Any, y: Any) -> Self:
+        """Train from scratch.
+
+        Raises:
+            ValueError: the rows cannot be used; the message names column and row.
+        """
+        frame = self._labelled(X, y, first=True)
+        self.__dict__.pop("learner_", None)
+        with tempfile.TemporaryDirectory(prefix="clickherd-") as folder, seeded(self.random_state):
+            valid_fraction = self.valid_fraction if len(frame) >= MIN_ROWS_TO_VALIDATE else 0.0
+            prepared = self._prepare(frame, Path(folder), valid_fraction)
+            trainer = Trainer(self.config_, self.model_, prepared.train, prepared.valid, Path(folder) / "run")
+            self.history_ = trainer.run().history
+        return self
+
+    def partial_fit(self, X: Any, y: Any, classes: Any = None) -> Self:
+        """One more pass over new rows. The first call fits the encoder too; later ones keep its vocabularies.
+
+        `classes` names both labels when the first rows may hold one only.
+        """
+        first = not hasattr(self, "encoder_")
+        frame = self._labelled(X, y, first=first, classes=classes)
+        with tempfile.TemporaryDirectory(prefix="clickherd-") as folder, seeded(self.random_state):
+            store = self._prepare(frame, Path(folder), 0.0).train if first else self._store(frame, Path(folder))
+            size = batch_size_for(self.config_, len(store))
+            if not hasattr(self, "learner_"):
+                self.learner_ = Learner(self.model_, self.config_, size)
+            order = epoch_order(self.random_state, self.learner_.dense.num_steps, len(store))
+            for start in range(0, len(store), size):
+                self.learner_.step(store, order[start : start + size], self.learner_.hyper.learning_rate)
+        return self
+
+    def predict_proba(self, X: Any) -> npt.NDArray[np.float64]:
+        """Probabilities of both classes, shape (N, 2)."""
+        check_is_fitted(self)
+        frame = self._features(X, reset=False)
+        source = open_source(frame, self.config_.data, need_label=False)
+        parts = [self.model_.predict(batch) for batch in encode_stream(self.encoder_, source, labels=False)]
+        click = np.concatenate(parts)
+        return np.stack([1 - click, click], axis=1)
+
+    def predict(self, X: Any) -> npt.NDArray[Any]:
+        """The likelier class of each row."""
+        proba = self.predict_proba(X)  # first: it says so when the estimator is not fitted
+        classes: npt.NDArray[Any] = self.classes_
+        return classes[(proba[:, 1] > 0.5).astype(int)]
+
+    def save(self, folder: str | Path) -> None:
+        """Write a run folder that `CTRClassifier.load` and `clickherd.load` open."""
+        check_is_fitted(self)
+        folder = Path(folder)
+        folder.mkdir(parents=True)
+        self.encoder_.save(folder / "encoder")
+        checkpoint.write_text(folder / "config.yaml", dump_yaml(self.config_))
+        facts = {"classes": self.classes_.tolist(), "history": self.history_}
+        checkpoint.save(folder / "model.safetensors", self.model_.tensors(), facts)
+
+    @classmethod
+    def load(cls, folder: str | Path) -> Self:
+        """Open a folder that `save` or the command line wrote."""
+        from clickherd.runs import load
+
+        run = load(folder)
+        _, facts = checkpoint.load(Path(folder) / "model.safetensors")
+        config = run.config
+        classifier = cls(
+            config.model.name,
+            batch_size=config.train.batch_size,
+            epochs=config.train.epochs,
+            rule=config.optim.rule,
+            random_state=config.train.seed,
+        )
+        classifier.config_, classifier.encoder_, classifier.model_ = config, run.encoder, run.model
+        classifier.classes_ = np.array(facts.get("classes", [0, 1]))
+        classifier.history_ = facts.get("history", [])
+        names = [column.name for column in run.encoder.schema.columns if column.name != run.encoder.schema.label]
+        classifier.feature_names_in_, classifier.n_features_in_ = np.array(names, dtype=object), len(names)
+        return classifier
+
+    def __sklearn_tags__(self) -> Any:
+        """Two classes; missing values are fine."""
+        tags = super().__sklearn_tags__()
+        tags.classifier_tags.multi_class = False
+        tags.input_tags.allow_nan = True
+        return tags
+
+    def _prepare(self, frame: pl.DataFrame, folder: Path, valid_fraction: float) -> Prepared:
+        """Encode the rows under `folder` and make a new model for them."""
+        own: dict[str, Any] = {
+            "data": {"label": LABEL, "valid_fraction": valid_fraction, "test_fraction": 0.0},
+            "model": {"name": self.model},
+            "optim": {"rule": self.rule},
+            "train": {"epochs": self.epochs, "seed": self.random_state, "threads": self.threads},
+        }
+        own["data"]["roles"] = dict(self.roles or {})
+        own["train"]["batch_size"] = self.batch_size
+        config = resolve(merge(own, self.settings or {}))
+        use_threads(self.threads)
+        prepared = prepare(frame, config.data, seed=self.random_state, cache_dir=folder / "cache")
+        self.config_, self.encoder_ = config, prepared.encoder
+        self.model_ = ClickModel(config.model, prepared.encoder.layout, init_std=config.optim.init_std)
+        return prepared
+
+    def _store(self, frame: pl.DataFrame, folder: Path) -> Store:
+        """The rows encoded with the fitted vocabularies."""
+        use_threads(self.threads)
+        writer = StoreWriter(folder / "rows", self.encoder_.layout)
+        source = open_source(frame, self.config_.data)
+        for batch in encode_stream(self.encoder_, source, labels=True):
+            writer.append(batch)
+        writer.close()
+        return Store(folder / "rows")
+
+    def _features(self, X: Any, *, reset: bool) -> pl.DataFrame:
+        """X as a frame of raw columns, checked against the columns seen in `fit`."""
+        if hasattr(X, "__arrow_c_stream__") or hasattr(X, "__dataframe__") or isinstance(X, Mapping):
+            validate_data(self, X, reset=reset, skip_check_array=True)
+            source = open_source(X, DataConfig(label=LABEL), need_label=False)
+            return pl.concat([chunk.frame for chunk in source.chunks()])
+        array = validate_data(self, X, reset=reset, dtype="numeric", ensure_all_finite="allow-nan")
+        columns = {f"x{j}": array[:, j] for j in range(array.shape[1])}
+        return pl.DataFrame(columns, nan_to_null=True)
+
+    def _labelled(self, X: Any, y: Any, *, first: bool, classes: Any = None) -> pl.DataFrame:
+        """X with y as 0 and 1 in an additional column."""
+        frame = self._features(X, reset=first)
+        if y is None:
+            raise ValueError("requires y to be passed, but the target y is None")
+        y = np.asarray(y)
+        if y.ndim == 2 and y.shape[1] == 1:
+            y = y[:, 0]
+        check_classification_targets(y)
+        if len(y) != len(frame):
+            raise ValueError(f"X has {len(frame)} rows and y has {len(y)}")
+        if first:
+            self.classes_ = np.unique(y if classes is None else classes)
+        if len(self.classes_) > 2:
+            raise ValueError(f"Only binary classification is supported, y has {len(self.classes_)} classes")
+        if len(self.classes_) < 2:
+            raise ValueError(f"y has one class only: {self.classes_.tolist()}")
+        return frame.with_columns(pl.Series(LABEL, (y == self.classes_[1]).astype(np.int8)))

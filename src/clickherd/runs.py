@@ -1,0 +1,293 @@
+"""Run folders: from settings and raw rows to a trained model on disk, and from such a folder back to a model.
+
+config.yaml           every setting, resolved; `clickherd train --recipe` takes it to repeat the run
+encoder/              schema, vocabularies, numeric transforms: raw rows in, on any machine
+model.safetensors     the best weights
+metrics.jsonl         one line per epoch
+metrics.json          the result, as `--json` prints it
+checkpoint/           what `--resume` needs; may be deleted once the run is done
+report.html
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from clickherd import checkpoint, machine
+from clickherd.config import Config, dump_yaml, load_yaml, resolve
+from clickherd.data.encode import Encoder
+from clickherd.data.prepare import Prepared, encode_stream, prepare
+from clickherd.data.source import DataLike, open_source
+from clickherd.data.store import Store
+from clickherd.errors import RunError
+from clickherd.evaluate import Scored, evaluate, score
+from clickherd.importance import permutation_importance
+from clickherd.network import ClickModel
+from clickherd.train import Observer, Progress, Trainer, batch_size_for, seeded, use_threads
+
+IMPORTANCE_ROWS = 10_000  # enough to rank fields; more would cost longer than training on small logs
+TEST_SCORES = ("auc", "logloss", "gauc", "ne", "calibration")
+
+Announce = Callable[[str], None]
+
+
+def quiet(message: str) -> None:
+    """Announce nothing."""
+
+
+def train_run(
+    config: Config,
+    folder: Path,
+    *,
+    announce: Announce = quiet,
+    observer: Observer | None = None,
+    should_stop: Callable[[], bool] = lambda: False,
+    report: bool = True,
+) -> dict[str, Any]:
+    """Encode, train, judge and report in a new run folder; returns the content of metrics.json.
+
+    Raises:
+        UserError: settings or data are at fault, or the folder is already there.
+        Interrupted: `should_stop` said so; `resume_run` goes on from there.
+    """
+    if folder.exists():
+        raise RunError(
+            "the run folder already exists",
+            file=folder,
+            mend="Choose another --out, or continue it with: clickherd train --resume " + str(folder),
+        )
+    prepared = prepare_sources(config, announce)
+    train = config.train
+    settled = {"batch_size": batch_size_for(config, len(prepared.train)), "threads": use_threads(train.threads)}
+    config = config.model_copy(update={"train": train.model_copy(update=settled)})
+    folder.mkdir(parents=True)
+    prepared.encoder.save(folder / "encoder")
+    checkpoint.write_text(folder / "config.yaml", dump_yaml(config))
+    return _train(config, prepared, folder, announce, observer, should_stop, report)
+
+
+def resume_run(
+    folder: Path,
+    *,
+    announce: Announce = quiet,
+    observer: Observer | None = None,
+    should_stop: Callable[[], bool] = lambda: False,
+    report: bool = True,
+) -> dict[str, Any]:
+    """Continue a cut-off run to the very weights that it would have reached.
+
+    Raises:
+        RunError: no such run, or its data have changed since.
+    """
+    config = load_config(folder)
+    use_threads(config.train.threads)
+    prepared = prepare_sources(config, announce)
+    if prepared.encoder.fingerprint() != Encoder.load(folder / "encoder").fingerprint():
+        raise RunError(
+            "the data are not those that the run began with",
+            file=folder,
+            mend="Put the original files back, or start anew with --recipe " + str(folder / "config.yaml"),
+        )
+    return _train(config, prepared, folder, announce, observer, should_stop, report)
+
+
+def prepare_sources(config: Config, announce: Announce) -> Prepared:
+    """The encoded store of the config's sources."""
+    source = config.source
+    return prepare(
+        list(source.data),
+        config.data,
+        valid=list(source.valid) or None,
+        test=list(source.test) or None,
+        seed=config.train.seed,
+        announce=announce,
+    )
+
+
+def _train(
+    config: Config,
+    prepared: Prepared,
+    folder: Path,
+    announce: Announce,
+    observer: Observer | None,
+    should_stop: Callable[[], bool],
+    report: bool,
+) -> dict[str, Any]:
+    with seeded(config.train.seed):
+        model = ClickModel(
+            config.model, prepared.encoder.layout, init_std=config.optim.init_std, device=config.train.device
+        )
+        trainer = Trainer(
+            config, model, prepared.train, prepared.valid, folder, observer=observer, should_stop=should_stop
+        )
+        if trainer.restore():
+            announce(f"resuming after epoch {trainer.progress.epoch}, step {trainer.progress.step}")
+        announce(
+            f"{config.model.name}: {model.num_parameters:,} weights, {len(prepared.train):,} training rows, "
+            f"batch {trainer.batch_size:,}, {trainer.steps_per_epoch:,} steps an epoch"
+        )
+        progress = trainer.run()
+    result, judged = judge(config, prepared, model, progress, folder)
+    checkpoint.write_text(folder / "metrics.json", json.dumps(result, indent=2) + "\n")
+    if report:
+        announce("writing report.html")
+        write_report(config, prepared, model, progress.history, result, judged, folder)
+    return result
+
+
+def judge(
+    config: Config, prepared: Prepared, model: ClickModel, progress: Progress, folder: Path
+) -> tuple[dict[str, Any], dict[str, Scored]]:
+    """Score the best weights on the held-out rows; returns the content of metrics.json and the scored splits."""
+    began = time.perf_counter()
+    splits = {"valid": prepared.valid, "test": prepared.test}
+    judged = {name: evaluate(model, store) for name, store in splits.items() if store is not None}
+    seconds = time.perf_counter() - began
+    test = judged["test"].scores if "test" in judged else None
+    result = {
+        "model": config.model.name,
+        "rows": {
+            "train": len(prepared.train),
+            "valid": len(prepared.valid) if prepared.valid is not None else 0,
+            "test": len(prepared.test) if prepared.test is not None else 0,
+        },
+        "batch_size": config.train.batch_size,
+        "epochs": progress.epoch,
+        "best_epoch": progress.best_epoch,
+        "valid": judged["valid"].scores if "valid" in judged else None,
+        "test": {name: test[name] for name in TEST_SCORES} if test is not None else None,
+        "seconds": {
+            "encode": round(prepared.seconds, 3),
+            "train": round(progress.seconds, 3),
+            "evaluate": round(seconds, 3),
+        },
+        "samples_per_second": round(progress.rows / progress.seconds, 1) if progress.seconds else None,
+        "peak_rss_mib": round(machine.peak_rss_mib(), 1),
+        "run": str(folder),
+    }
+    return result, judged
+
+
+class Run:
+    """A trained model as a run folder holds it: raw rows in, click probabilities out."""
+
+    def __init__(self, path: Path, config: Config, encoder: Encoder, model: ClickModel) -> None:
+        self.path, self.config, self.encoder, self.model = path, config, encoder, model
+
+    def predict_proba(self, data: DataLike) -> npt.NDArray[np.float64]:
+        """Click probabilities of raw rows (files or a frame), shape (N,), in order; no label is needed.
+
+        Values never seen in training count as unknown; `encoder.unseen` tells how many there were, by column.
+        """
+        return np.concatenate([np.empty(0), *(scores for scores, _ in self.predictions(data))])
+
+    def predictions(self, data: DataLike, *, labels: bool = False) -> Iterator[tuple[npt.NDArray[np.float64], Any]]:
+        """(probabilities, encoded batch) for chunks of rows, in bounded memory."""
+        source = open_source(data, self.config.data, need_label=labels)
+        self.encoder.unseen.clear()
+        for batch in encode_stream(self.encoder, source, labels=labels):
+            yield self.model.predict(batch), batch
+
+    def evaluate(self, data: DataLike) -> dict[str, float | None]:
+        """All scores of the model on labelled raw rows."""
+        chunks = [(scores, b.labels, b.groups) for scores, b in self.predictions(data, labels=True)]
+        y_score, y_true, groups = (np.concatenate(parts) for parts in zip(*chunks, strict=True))
+        return score(y_true, y_score, groups if len(groups) else None)
+
+
+def load(path: str | Path, *, device: str = "cpu") -> Run:
+    """Open a run folder. Strict: settings, encoder and weights must fit each other.
+
+    Raises:
+        RunError: not a run folder, or one without finished weights.
+    """
+    folder = Path(path)
+    config = load_config(folder)
+    encoder = Encoder.load(folder / "encoder")
+    tensors, _ = checkpoint.load(folder / "model.safetensors")
+    with seeded(0):  # the weights drawn here are replaced at once
+        model = ClickModel(config.model, encoder.layout, device=device)
+    model.load_tensors(tensors, str(folder / "model.safetensors"))
+    return Run(folder, config, encoder, model)
+
+
+def load_config(folder: Path) -> Config:
+    """The settings of a run folder."""
+    path = folder / "config.yaml"
+    if not path.exists():
+        raise RunError("not a run folder: it holds no config.yaml", file=folder, mend="Check the path.")
+    return resolve(load_yaml(path), source=path)
+
+
+def report_run(folder: Path, announce: Announce = quiet) -> Path:
+    """Write report.html of a finished run again, from its sources."""
+    run = load(folder)
+    use_threads(run.config.train.threads)
+    if not (folder / "metrics.json").exists():
+        raise RunError("the run is not finished", file=folder, mend=f"Finish it: clickherd train --resume {folder}")
+    prepared = prepare_sources(run.config, announce)
+    history = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    splits = {"valid": prepared.valid, "test": prepared.test}
+    judged = {name: evaluate(run.model, store) for name, store in splits.items() if store is not None}
+    result = json.loads((folder / "metrics.json").read_text())
+    return write_report(run.config, prepared, run.model, history, result, judged, folder)
+
+
+def write_report(
+    config: Config,
+    prepared: Prepared,
+    model: ClickModel,
+    history: list[dict[str, Any]],
+    result: dict[str, Any],
+    judged: dict[str, Scored],
+    folder: Path,
+) -> Path:
+    """Write report.html; permutation importance is measured on a sample of the judged rows."""
+    from clickherd.report import ReportData
+    from clickherd.report import write_report as render
+
+    stores = {"train": prepared.train, "valid": prepared.valid, "test": prepared.test}
+    judged_on = next((name for name in ("test", "valid") if name in judged), "train")
+    store = stores[judged_on]
+    assert store is not None
+    scored = judged.get(judged_on) or evaluate(model, store)
+    rng = np.random.default_rng(config.train.seed)
+    sample = store.take(np.sort(rng.choice(len(store), min(len(store), IMPORTANCE_ROWS), replace=False)))
+    path = folder / "report.html"
+    render(
+        path,
+        ReportData(
+            title=folder.name,
+            run=str(folder),
+            model=config.model.name,
+            config_yaml=dump_yaml(config),
+            scores={name: split.scores for name, split in judged.items()},
+            history=history,
+            losses=[],
+            y_true=scored.y_true,
+            y_score=scored.y_score,
+            judged_on=judged_on,
+            importance=permutation_importance(model.predict, sample, model.layout, seed=config.train.seed),
+            profile=prepared.profile,
+            unseen={},
+            summary=result,
+            best_possible=best_possible(store),
+            notes=[],
+            machine=machine.describe(),
+        ),
+    )
+    return path
+
+
+def best_possible(store: Store) -> dict[str, float] | None:
+    """What the true click probabilities score on these rows; None where they are not known."""
+    if not len(store.truth) or store.labels.min() == store.labels.max():
+        return None
+    return {name: value for name, value in score(store.labels, store.truth).items() if value is not None}

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from itertools import islice
 from typing import Any
 
 import polars as pl
+import polars.selectors as cs
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from clickherd.data.locate import DataFile, reading
-from clickherd.data.part import Part, Piece
+from clickherd.data.part import Part, Piece, check_names
 
-_SAMPLE_GROUPS = 8  # row groups or record batches that a sample is spread over
+_SAMPLE_GROUPS = 8  # row groups that a sample is spread over
+_RENAME = "Rename one."
 
 
 def dtypes_of(schema: pa.Schema) -> dict[str, pl.DataType]:
@@ -67,13 +70,16 @@ class ParquetPart(Part):
         self._file, self.name = file, file.name
         with reading(self.name), self._open() as parquet:
             schema = parquet.schema_arrow
-            self.column_names: tuple[str, ...] = tuple(schema.names)
-            self.dtypes = dtypes_of(schema)
-            self.num_rows: int = parquet.metadata.num_rows
+            self.is_empty = parquet.metadata.num_rows == 0
+        check_names(schema.names, self.name, _RENAME)
+        self.dtypes = dtypes_of(schema)
 
-    def _open(self) -> Any:
-        local = self._file.filesystem is None
-        return pq.ParquetFile(self._file.path if local else self._file.open())
+    @contextmanager
+    def _open(self) -> Iterator[Any]:
+        with ExitStack() as stack:
+            remote = self._file.filesystem is not None
+            source = stack.enter_context(self._file.open()) if remote else self._file.path
+            yield stack.enter_context(pq.ParquetFile(source))
 
     def digest(self) -> str:
         """The sha256 of the file's bytes, or the remote store's checksum."""
@@ -88,7 +94,9 @@ class ParquetPart(Part):
     def sample(self, columns: Sequence[str], rows: int) -> pl.DataFrame:
         """The first rows of row groups that are spread over the file."""
         with reading(self.name), self._open() as parquet:
-            groups = _spread(parquet.num_row_groups)
+            metadata = parquet.metadata
+            filled = [i for i in range(metadata.num_row_groups) if metadata.row_group(i).num_rows]
+            groups = [filled[i] for i in _spread(len(filled))]
             share = -(-rows // len(groups))
             frames = []
             for group in groups:
@@ -110,13 +118,18 @@ class ArrowPart(Part):
         self._file, self.name = file, file.name
         with reading(self.name), self._open() as source:
             schema, batches = self._read(source)
-            self.column_names: tuple[str, ...] = tuple(schema.names)
-            self.dtypes = dtypes_of(schema)
-            self.num_rows = next((1 for batch in batches if batch.num_rows), 0)  # whether there are any
+            self.is_empty = not any(batch.num_rows for batch in batches)
+        check_names(schema.names, self.name, _RENAME)
+        self.dtypes = dtypes_of(schema)
 
-    def _open(self) -> Any:
-        local = self._file.filesystem is None
-        return pa.memory_map(self._file.path) if local else pa.PythonFile(self._file.open(), mode="r")
+    @contextmanager
+    def _open(self) -> Iterator[Any]:
+        if self._file.filesystem is None:
+            with pa.memory_map(self._file.path) as source:
+                yield source
+        else:
+            with self._file.open() as raw:
+                yield pa.PythonFile(raw, mode="r")
 
     @staticmethod
     def _read(source: Any) -> tuple[pa.Schema, Iterator[pa.RecordBatch]]:
@@ -156,15 +169,17 @@ class FramePart(Part):
     """A frame in memory."""
 
     def __init__(self, frame: pl.DataFrame, name: str) -> None:
-        self._frame, self.name = frame, name
-        self.column_names = tuple(frame.columns)
-        self.dtypes = dict(frame.schema)
-        self.num_rows = frame.height
+        # As text at once: the codes of a Categorical, and so its hash, depend on what was read before
+        self._frame = frame.with_columns(cs.categorical().cast(pl.String), cs.enum().cast(pl.String))
+        self.name = name
+        self.dtypes = dict(self._frame.schema)
+        self.is_empty = frame.height == 0
 
     def digest(self) -> str:
         """A hash over names, types and the hash of every row."""
         sha256 = hashlib.sha256(repr(list(self.dtypes.items())).encode())
-        for piece in self.pieces(self.column_names, 1 << 20):
+        hashable = [name for name, dtype in self.dtypes.items() if not isinstance(dtype, pl.Object)]
+        for piece in self.pieces(hashable, 1 << 20):
             sha256.update(piece.frame.hash_rows(seed=0).to_numpy().tobytes())
         return sha256.hexdigest()
 

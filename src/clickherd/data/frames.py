@@ -15,10 +15,12 @@ import pyarrow as pa
 
 from clickherd.data.columnar import ArrowPart, FramePart
 from clickherd.data.locate import DataFile
-from clickherd.data.part import Part
+from clickherd.data.part import Part, check_names
 from clickherd.errors import DataError
 
 _MEND = "Give paths, a pandas or polars frame, a pyarrow Table, or a mapping of column names to values."
+_RENAME = "Rename one."
+_SCALARS = {"str", "int", "float", "bool", "int64", "float64", "bool_"}
 
 
 def to_part(data: Any) -> Part:
@@ -50,14 +52,8 @@ def to_part(data: Any) -> Part:
     raise DataError(f"cannot read rows from a {type(data).__name__}", mend=_MEND)
 
 
-def _check_names(names: list[str], name: str) -> None:
-    twice = sorted({column for column in names if names.count(column) > 1})
-    if twice:
-        raise DataError(f"two columns have the same name: {', '.join(map(repr, twice))}", file=name, mend="Rename one.")
-
-
 def _from_table(table: pa.Table, name: str) -> Part:
-    _check_names(table.column_names, name)
+    check_names(table.column_names, name, _RENAME)
     frame = pl.from_arrow(table)
     assert isinstance(frame, pl.DataFrame)
     return FramePart(frame, name)
@@ -66,7 +62,7 @@ def _from_table(table: pa.Table, name: str) -> Part:
 def _from_pandas(frame: Any, pandas: Any, name: str) -> pl.DataFrame:
     """NaN, None, NaT and NA all mean missing, as they do in pandas; the index is left out."""
     names = [str(column) for column in frame.columns]
-    _check_names(names, name)
+    check_names(names, name, _RENAME)
     columns = {}
     for position, column in enumerate(names):
         series = frame.iloc[:, position]
@@ -81,14 +77,15 @@ def _mixed(series: Any, pandas: Any, column: str, name: str) -> pl.Series:
     """A column of text and numbers, such as pandas.read_csv makes of a long file, as text."""
     present = series.dropna()
     kinds = {kind.__name__ for kind in present.map(type).unique()}
-    if kinds - {"str", "int", "float", "bool", "int64", "float64", "bool_", "bool"}:
+    if kinds - _SCALARS:
         raise DataError(
             f"the column holds Python objects: {', '.join(sorted(kinds))}",
             file=name,
             column=column,
             mend="Cast it to text or numbers, or drop it.",
         )
-    return pl.from_pandas(series.astype("string"))
+    text: pl.Series = pl.from_pandas(series.astype("string"))
+    return text
 
 
 def _spill_folder(part_of: str) -> Path:
@@ -117,7 +114,7 @@ def _spill_lazy(frame: pl.LazyFrame, name: str) -> Part:
 
 
 def _spill_stream(reader: pa.RecordBatchReader, name: str) -> Part:
-    _check_names(reader.schema.names, name)
+    check_names(reader.schema.names, name, _RENAME)
     folder = _spill_folder(name)
     try:
         with pa.ipc.new_stream(str(folder / "rows.arrow"), reader.schema) as writer:

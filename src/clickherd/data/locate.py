@@ -60,6 +60,7 @@ class DataFile:
     path: str
     kind: Kind
     filesystem: Any = None  # an fsspec file system; None for a local path
+    partition: tuple[tuple[str, str], ...] = ()  # from folders such as day=2024-05-01 below the one that was named
 
     def open(self) -> BinaryIO:
         """The raw bytes, unbuffered for a local file. Wrap the use in `reading`."""
@@ -92,7 +93,7 @@ class DataFile:
         """The sha256 of the bytes, reading them if need be."""
         known = self.known_digest()
         if known is None:
-            with reading(self.name), self.open() as file:
+            with reading(self.name), Path(self.path).open("rb", buffering=0) as file:
                 known = hashlib.file_digest(file, "sha256").hexdigest()
             self.remember(known)
         return known
@@ -167,11 +168,11 @@ def _expand(item: str, kind: Kind | None) -> list[DataFile]:
         if path.is_dir():
             inside = (p for p in sorted(path.rglob("*")) if p.is_file())
             names = [(str(p), str(p.relative_to(path))) for p in inside]
-            return [_file(p, p, kind) for p in _data_files(item, names, kind)]
+            return [_file(p, p, kind, None, _partition(below)) for p, below in _data_files(item, names, kind)]
         if path.exists():
             raise DataError("neither a file nor a folder", file=item, mend="Name a regular file.")
         if glob.has_magic(item):
-            matched = sorted(glob.glob(str(path), recursive=True))
+            matched = sorted(glob.glob(str(path), recursive=True))  # noqa: PTH207 - Path.glob takes no absolute pattern
             if not matched:
                 raise DataError("no file matches the pattern", file=item, mend="Check the pattern.")
             return [file for match in matched for file in _expand(match, kind)]
@@ -204,22 +205,36 @@ def _expand_url(url: str, kind: Kind | None) -> list[DataFile]:
                 inside = [(p, p.removeprefix(base)) for p in sorted(filesystem.find(match))]
                 paths = _data_files(url, inside, kind)
             else:
-                paths = [match]
-            files += [_file(filesystem.unstrip_protocol(p), p, kind, filesystem) for p in paths]
+                paths = [(match, "")]
+            files += [
+                _file(filesystem.unstrip_protocol(p), p, kind, filesystem, _partition(below)) for p, below in paths
+            ]
     return files
 
 
-def _data_files(folder: str, inside: Iterable[tuple[str, str]], kind: Kind | None) -> list[str]:
+def _data_files(folder: str, inside: Iterable[tuple[str, str]], kind: Kind | None) -> list[tuple[str, str]]:
     """The data files among `inside`, given as (path, path below the folder)."""
-    visible = [path for path, below in inside if not any(part[0] in "._" for part in PurePosixPath(below).parts)]
-    known = [path for path in visible if kind or PurePosixPath(path).suffix.lower() != ".txt" and kind_of(path)]
+    known = [
+        (path, below)
+        for path, below in inside
+        if not any(part[0] in "._" for part in PurePosixPath(below).parts)
+        and (kind or (PurePosixPath(below).suffix.lower() != ".txt" and kind_of(below)))
+    ]
     if not known:
         raise DataError("no data file in the folder", file=folder, mend=_KNOWN)
     return known
 
 
-def _file(name: str, path: str, kind: Kind | None, filesystem: Any = None) -> DataFile:
+def _partition(below: str) -> tuple[tuple[str, str], ...]:
+    """The column names and values in a path such as day=2024-05-01/hour=7/part-0.parquet."""
+    pairs = (part.partition("=") for part in PurePosixPath(below).parent.parts)
+    return tuple((name, unquote(value)) for name, equals, value in pairs if equals and name)
+
+
+def _file(
+    name: str, path: str, kind: Kind | None, filesystem: Any = None, partition: tuple[tuple[str, str], ...] = ()
+) -> DataFile:
     kind = kind or kind_of(path)
     if kind is None:
         raise DataError(f"unknown kind of file: {PurePosixPath(path).name!r}", file=name, mend=_KNOWN)
-    return DataFile(name, path, kind, filesystem)
+    return DataFile(name, path, kind, filesystem, partition)

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import polars as pl
+
+from clickherd.errors import DataError
+
+_HIVE_NULL = "__HIVE_DEFAULT_PARTITION__"
 
 
 @dataclass(frozen=True)
@@ -23,6 +28,9 @@ class Part(ABC):
 
     name: str
     dtypes: dict[str, pl.DataType]
+    is_empty: bool = False
+    is_text: bool = False  # every column is text because the format of the file knows nothing else
+    has_header: bool = True
 
     @abstractmethod
     def digest(self) -> str:
@@ -35,3 +43,46 @@ class Part(ABC):
     @abstractmethod
     def sample(self, columns: Sequence[str], rows: int) -> pl.DataFrame:
         """At most `rows` rows, at little cost."""
+
+
+class PartitionedPart(Part):
+    """A part with text columns that are the same for all its rows, from the folders that it lies in."""
+
+    def __init__(self, part: Part, values: Mapping[str, str]) -> None:
+        self._part = part
+        self._values = {name: None if value == _HIVE_NULL else value for name, value in values.items()}
+        self.name, self.is_empty = part.name, part.is_empty
+        self.is_text, self.has_header = part.is_text, part.has_header
+        self.dtypes = {**part.dtypes, **dict.fromkeys(values, pl.String())}
+
+    def digest(self) -> str:
+        """The hash of the content and of the folders' values."""
+        return hashlib.sha256(f"{self._part.digest()}{self._values}".encode()).hexdigest()
+
+    def pieces(self, columns: Sequence[str], rows: int) -> Iterator[Piece]:
+        """The part's rows with the columns added."""
+        for piece in self._part.pieces(self._stored(columns), rows):
+            yield replace(piece, frame=self._add(piece.frame, columns))
+
+    def sample(self, columns: Sequence[str], rows: int) -> pl.DataFrame:
+        """The part's sample with the columns added."""
+        return self._add(self._part.sample(self._stored(columns), rows), columns)
+
+    def _stored(self, columns: Sequence[str]) -> list[str]:
+        stored = [name for name in columns if name not in self._values]
+        return stored or [next(iter(self._part.dtypes))]  # some column has to tell how many rows there are
+
+    def _add(self, frame: pl.DataFrame, columns: Sequence[str]) -> pl.DataFrame:
+        added = (pl.lit(value, pl.String).alias(name) for name, value in self._values.items())
+        return frame.with_columns(*added).select(columns)
+
+
+def check_names(names: Sequence[str], file: str, mend: str) -> None:
+    """See that no two columns have the same name.
+
+    Raises:
+        DataError: it lists the names that occur more than once.
+    """
+    if len(set(names)) < len(names):
+        twice = sorted({name for name in names if names.count(name) > 1})
+        raise DataError(f"columns have the same name: {', '.join(map(repr, twice))}", file=file, mend=mend)

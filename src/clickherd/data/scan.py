@@ -1,4 +1,4 @@
-"""One look at every byte of a CSV: is it UTF-8, does each record have as many cells as the header, where do records end.
+"""One look at every byte of a CSV: is it UTF-8, has each record as many cells as the header, where does it end.
 
 The parser that follows is fast but says little about a broken file. This scan finds the exact line first, and cuts the
 text into spans of whole records, so that memory is bounded and every row knows its line. Quoting is RFC 4180: a cell
@@ -18,7 +18,7 @@ import numpy.typing as npt
 from clickherd.errors import DataError
 
 BLOCK_BYTES = 8 << 20
-SPAN_BYTES = 64 << 20  # a span ends here even if it has fewer rows than asked for
+SPAN_BYTES = 16 << 20  # a span ends about here even if it has fewer rows than asked for
 RECORD_BYTES = 64 << 20  # no record is this long: a quote was never closed
 
 # Where the scan is within a record

@@ -11,10 +11,10 @@ from typing import Any, TypeAlias
 import polars as pl
 
 from clickherd.config import DataConfig
-from clickherd.data.columnar import ArrowPart, FramePart, ParquetPart
+from clickherd.data.columnar import ArrowPart, ParquetPart
 from clickherd.data.frames import to_part
 from clickherd.data.locate import DataFile, locate
-from clickherd.data.part import Part
+from clickherd.data.part import Part, PartitionedPart
 from clickherd.data.text import TextPart
 from clickherd.data.unify import check_columns, unify
 from clickherd.errors import DataError, did_you_mean
@@ -110,11 +110,12 @@ def open_source(data: DataLike, config: DataConfig, *, need_label: bool = True, 
             raise DataError("no data", mend="Name a file, a glob, a folder or a URL.")
         files = locate(data, config.format)
         known = frozenset({*_configured_names(config), *names})
-        parts = [_file_part(file, config, known, need_label=need_label) for file in files]
+        parts = [_partitioned(_file_part(file, config, known, need_label=need_label), file) for file in files]
     else:
         parts = [to_part(data)]
+    parts = _filled(parts)
     check_columns(parts)
-    is_text = isinstance(parts[0], TextPart)
+    is_text = parts[0].is_text
     dtypes = parts[0].dtypes if is_text else unify(parts, config)
     if need_label and config.label not in dtypes:
         raise DataError(
@@ -134,6 +135,20 @@ def _file_part(file: DataFile, config: DataConfig, names: frozenset[str], *, nee
     return TextPart(file, config, names, need_label=need_label)
 
 
+def _partitioned(part: Part, file: DataFile) -> Part:
+    """The part with a text column for each `name=value` folder it lies in, as Hive and Spark write them."""
+    values = {name: value for name, value in file.partition if name not in part.dtypes}
+    return PartitionedPart(part, values) if values else part
+
+
+def _filled(parts: list[Part]) -> list[Part]:
+    """The parts that have rows: Spark also writes files without any."""
+    filled = [part for part in parts if not part.is_empty]
+    if not filled:
+        raise DataError("there are no rows", file=parts[0].name, mend="Check how it was written.")
+    return filled
+
+
 def _configured_names(config: DataConfig) -> set[str]:
     names = {config.label, *config.roles, *config.hash_buckets, *config.numeric_columns}
     return names | {name for name in (config.group, config.time_column) if name}
@@ -141,9 +156,6 @@ def _configured_names(config: DataConfig) -> set[str]:
 
 def _label_mend(part: Part, config: DataConfig) -> str:
     mend = f"Say which one it is with --label. {did_you_mean(config.label, part.dtypes)}"
-    if isinstance(part, TextPart) and not part.has_header:
+    if part.is_text and not part.has_header:
         mend += " The first line was taken for data; if it names the columns, say --set data.header=true."
     return mend
-
-
-__all__ = ["DataLike", "FramePart", "RawChunk", "Source", "open_source"]

@@ -1,7 +1,6 @@
 """CSV and TSV files, plain, gzip or Zstandard, local or remote: as text, in bounded memory, with exact lines.
 
-Compressed text is decompressed as a stream on each pass. (polars' own lazy reader takes a whole compressed file into
-memory first.)
+Compressed text is decompressed as a stream on each pass, so that neither memory nor disk has to hold all of it.
 """
 
 from __future__ import annotations
@@ -12,6 +11,7 @@ import hashlib
 import io
 import re
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import PurePosixPath
 from typing import BinaryIO
 
 import polars as pl
@@ -19,14 +19,16 @@ import pyarrow as pa
 
 from clickherd.config import DataConfig
 from clickherd.data.locate import DataFile, reading
-from clickherd.data.part import Part, Piece
-from clickherd.data.scan import BLOCK_BYTES, Scanner, Span
+from clickherd.data.part import Part, Piece, check_names
+from clickherd.data.scan import BLOCK_BYTES, SPAN_BYTES, Scanner, Span
 from clickherd.errors import DataError
 
 CRITEO_COLUMNS = ("label", *(f"I{i}" for i in range(1, 14)), *(f"C{i}" for i in range(1, 27)))
 
 _SAMPLE_BYTES = 128 * 1000  # below the csv module's limit for one cell
 _SAMPLE_ROWS = 200
+_SPAN_ROWS = 1 << 16  # parsed at a time; larger spans cost memory and, by page faults, speed
+_PIECE_BYTES = 128 << 20
 _SEPARATORS = ",\t;|"
 _MAGIC = {b"\x1f\x8b": "gzip", b"\x28\xb5\x2f\xfd": "zstd"}
 _OTHER_MAGIC = {b"PAR1": "Parquet", b"ARROW1": "Arrow", b"PK\x03\x04": "zip", b"BZh": "bzip2", b"\xfd7zXZ": "xz"}
@@ -45,11 +47,12 @@ class TextPart(Part):
     """
 
     def __init__(self, file: DataFile, config: DataConfig, names: frozenset[str], *, need_label: bool) -> None:
-        self._file, self.name = file, file.name
+        self._file, self.name, self.is_text = file, file.name, True
         self._null_values = [value for value in config.null_values if value]  # an empty cell is null anyway
         sample = self._sample()
         criteo = config.format == "criteo"
-        tab = config.format in ("tsv", "criteo") or ".tsv" in file.path.lower() or ".tab" in file.path.lower()
+        suffixes = PurePosixPath(file.path.lower()).suffixes[-2:]
+        tab = config.format in ("tsv", "criteo") or not {".tsv", ".tab"}.isdisjoint(suffixes)
         self._separator = config.separator or ("\t" if tab else _sniff_separator(sample, names))
         if len(self._separator) != 1 or not self._separator.isascii() or self._separator in '"\r\n':
             raise DataError(
@@ -68,17 +71,7 @@ class TextPart(Part):
                 (cell.strip() if self.has_header else "") or f"column_{i}" for i, cell in enumerate(records[0], 1)
             )
         self.dtypes = dict.fromkeys(columns, pl.String())
-        self._check(columns, records)
-
-    def _check(self, columns: tuple[str, ...], records: list[list[str]]) -> None:
-        if len(self.dtypes) < len(columns):
-            twice = sorted({name for name in columns if columns.count(name) > 1})
-            raise DataError(
-                f"two columns have the same name: {', '.join(map(repr, twice))}",
-                file=self.name,
-                line=1,
-                mend="Rename one, or say --set data.header=false if the first line holds data.",
-            )
+        check_names(columns, self.name, "Rename one, or say --set data.header=false if the first line holds data.")
         if self.has_header and len(records) == 1 and not next(self._spans(1), None):
             raise DataError(
                 "the file has a header but no rows",
@@ -142,7 +135,7 @@ class TextPart(Part):
         """All records, checked. Reading to the end also yields the file's digest."""
         scanner = Scanner(self.name, self._separator, len(self.dtypes))
         sha256 = hashlib.sha256() if self._file.known_digest() is None else None
-        blocks = self._blocks(min(BLOCK_BYTES, max(rows, 1000) * 1000), sha256.update if sha256 else None)
+        blocks = self._blocks(min(BLOCK_BYTES, rows * 1000 + 8000), sha256.update if sha256 else None)
         yield from scanner.spans(blocks, rows, header=self.has_header)
         if sha256:
             self._file.remember(sha256.hexdigest())
@@ -150,24 +143,31 @@ class TextPart(Part):
     def digest(self) -> str:
         """The sha256 of the file's bytes; on the way to it every record is checked."""
         if self._file.known_digest() is None:
-            for _ in self._spans(1 << 40):
+            for _ in self._spans(_SPAN_ROWS):
                 pass
         known = self._file.known_digest()
         assert known is not None
         return known
 
     def pieces(self, columns: Sequence[str], rows: int) -> Iterator[Piece]:
-        """The rows as text columns."""
-        for span in self._spans(rows):
-            frame = self._parse(span, columns)
-            if frame.height != span.num_rows:
-                raise DataError(
-                    f"{span.num_rows} lines were read as {frame.height} rows, from this line on",
-                    file=self.name,
-                    line=span.first_line,
-                    mend="Check the quotes and line ends there.",
-                )
-            yield Piece(frame, span.first_row, span.first_line if span.one_line_each else None)
+        """The rows as text columns. A piece also ends at some 128 MiB of text, however few its rows are."""
+        frames: list[pl.DataFrame] = []
+        height = size = first_row = 0
+        first_line: int | None = None
+        span_rows = min(rows, _SPAN_ROWS)
+        for span in self._spans(span_rows):
+            if not frames:
+                first_row, first_line = span.first_row, span.first_line
+            if not span.one_line_each:
+                first_line = None
+            frames.append(self._parse(span, columns))
+            height += span.num_rows
+            size += len(span.text)
+            if height + span_rows > rows or size + SPAN_BYTES > _PIECE_BYTES:
+                yield Piece(pl.concat(frames), first_row, first_line)
+                frames, height, size = [], 0, 0
+        if frames:
+            yield Piece(pl.concat(frames), first_row, first_line)
 
     def _parse(self, span: Span, columns: Sequence[str]) -> pl.DataFrame:
         lazy = pl.scan_csv(
@@ -178,7 +178,15 @@ class TextPart(Part):
             quote_char='"' if span.quoted else None,
             null_values=["", *self._null_values],
         )
-        return lazy.select(columns).collect()
+        frame = lazy.select(columns).collect()
+        if frame.height != span.num_rows:
+            raise DataError(
+                f"{span.num_rows} records were read as {frame.height} rows, from this line on",
+                file=self.name,
+                line=span.first_line,
+                mend="Check the quotes and line ends there.",
+            )
+        return frame
 
     def sample(self, columns: Sequence[str], rows: int) -> pl.DataFrame:
         """The first rows."""

@@ -96,18 +96,18 @@ class ParquetPart(Part):
         with reading(self.name), self._open() as parquet:
             metadata = parquet.metadata
             filled = [i for i in range(metadata.num_row_groups) if metadata.row_group(i).num_rows]
-            groups = [filled[i] for i in _spread(len(filled))]
-            share = -(-rows // len(groups))
+            groups = [filled[i] for i in _spread(len(filled), min(rows, _SAMPLE_GROUPS))]
+            share = rows // len(groups)
             frames = []
             for group in groups:
                 batches = parquet.iter_batches(share, row_groups=[group], columns=list(columns))
                 frames += [_frame(batch).select(columns) for batch in islice(batches, 1)]
-        return pl.concat(frames).head(rows)
+        return pl.concat(frames)
 
 
-def _spread(count: int) -> list[int]:
-    """At most `_SAMPLE_GROUPS` of `count` indices, evenly spread, the first among them."""
-    wanted = min(count, _SAMPLE_GROUPS)
+def _spread(count: int, wanted: int) -> list[int]:
+    """At most `wanted` of `count` indices, evenly spread, the first among them."""
+    wanted = min(count, wanted)
     return [i * count // wanted for i in range(wanted)]
 
 

@@ -49,7 +49,7 @@ def to_part(data: Any) -> Part:
             return FramePart(pl.DataFrame(dict(data)), name)
         except (pl.exceptions.PolarsError, TypeError, ValueError) as error:
             raise DataError(f"the columns do not make a table: {error}", file=name, mend=_MEND) from None
-    raise DataError(f"cannot read rows from a {type(data).__name__}", mend=_MEND)
+    raise DataError(f"cannot read rows from an object of type {type(data).__name__}", mend=_MEND)
 
 
 def _from_table(table: pa.Table, name: str) -> Part:

@@ -130,6 +130,28 @@ class Span:
     quoted: bool  # quotes enclose cells; otherwise a quote is a character like any other
 
 
+utf8_decoder = codecs.getincrementaldecoder("utf-8")
+
+
+def check_utf8(decoder: codecs.IncrementalDecoder, block: bytes, line: int, file: str, *, final: bool = False) -> str:
+    """The text of `block`, which begins in the given line.
+
+    Raises:
+        DataError: a byte that is not UTF-8, with its line.
+    """
+    try:
+        return decoder.decode(block, final)
+    except UnicodeDecodeError as error:
+        before, wrong = error.object[: error.start], error.object[error.start]
+        raise DataError(
+            f"the file is not UTF-8 text: byte 0x{wrong:02x}",
+            file=file,
+            line=line + before.count(b"\n"),
+            mend="Convert it first, for example: iconv -f LATIN1 -t UTF-8 in.csv > out.csv "
+            "(with the encoding that the file was written in).",
+        ) from None
+
+
 class Scanner:
     """Cuts one text file into spans of whole, checked records.
 
@@ -157,14 +179,14 @@ class Scanner:
                 a blank line between records. Each names the line.
         """
         state = self._state
-        decoder = codecs.getincrementaldecoder("utf-8")()
+        decoder = utf8_decoder()
         pieces: list[bytes] = []
         size = complete = 0  # bytes in `pieces`, and of them in complete records
         first_line = 1
         self._header = header
         for number, raw in enumerate(blocks):
             block = raw.removeprefix(codecs.BOM_UTF8) if number == 0 else raw
-            self._decode(decoder, block)
+            check_utf8(decoder, block, int(state[_LINE]), self.file)
             array = np.frombuffer(block, np.uint8)
             position = 0
             while position < len(block):
@@ -188,7 +210,7 @@ class Scanner:
                     state[_RECORDS] = 0
                 elif size - complete > RECORD_BYTES:
                     raise self._unclosed()
-        self._decode(decoder, b"", final=True)
+        check_utf8(decoder, b"", int(state[_LINE]), self.file, final=True)
         self._end(pieces, complete)
         if state[_RECORDS] and not self._header:
             yield self._span(b"".join(pieces), first_line)
@@ -219,21 +241,6 @@ class Scanner:
                 raise self._fault()
         elif pieces and state[_RECORDS]:
             pieces[:] = [b"".join(pieces)[:complete]]
-
-    def _decode(self, decoder: codecs.IncrementalDecoder, block: bytes, *, final: bool = False) -> None:
-        try:
-            decoder.decode(block, final)
-        except UnicodeDecodeError as error:
-            before = error.object[: error.start]
-            line = int(self._state[_LINE]) + before.count(b"\n")
-            wrong = error.object[error.start]
-            raise DataError(
-                f"the file is not UTF-8 text: byte 0x{wrong:02x}",
-                file=self.file,
-                line=line,
-                mend="Convert it first, for example: iconv -f LATIN1 -t UTF-8 in.csv > out.csv "
-                "(with the encoding that the file was written in).",
-            ) from None
 
     def _unclosed(self) -> DataError:
         return DataError(

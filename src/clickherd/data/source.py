@@ -72,9 +72,9 @@ class Source:
         """At most `rows` rows, spread over the files and, where cheap, within them."""
         count = min(len(self._parts), 16, rows)
         parts = [self._parts[i * len(self._parts) // count] for i in range(count)]
-        share = -(-rows // count)
+        share = rows // count
         frames = [self._cast(part.sample(self.columns, share), self.columns) for part in parts]
-        return pl.concat(frames).head(rows)
+        return pl.concat(frames)
 
     def _wanted(self, columns: Sequence[str] | None) -> tuple[str, ...]:
         wanted = self.columns if columns is None else tuple(columns)

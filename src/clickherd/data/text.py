@@ -20,7 +20,7 @@ import pyarrow as pa
 from clickherd.config import DataConfig
 from clickherd.data.locate import DataFile, reading
 from clickherd.data.part import Part, Piece, check_names
-from clickherd.data.scan import BLOCK_BYTES, SPAN_BYTES, Scanner, Span
+from clickherd.data.scan import BLOCK_BYTES, SPAN_BYTES, Scanner, Span, check_utf8, utf8_decoder
 from clickherd.errors import DataError
 
 CRITEO_COLUMNS = ("label", *(f"I{i}" for i in range(1, 14)), *(f"C{i}" for i in range(1, 27)))
@@ -110,7 +110,7 @@ class TextPart(Part):
                     file=self.name,
                     mend="Check that it is delimited text with one row a line.",
                 )
-        return head.decode(errors="replace")  # the scan names the line of a byte that is not UTF-8
+        return check_utf8(utf8_decoder(), head, 1, self.name)
 
     def _blocks(self, size: int, read: Callable[[bytes], None] | None = None) -> Iterator[bytes]:
         """The decompressed bytes, `size` at a time; `read` is shown every raw byte on the way."""

@@ -1,0 +1,247 @@
+"""The first pass: count values and numbers of the training rows, and make an encoder of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+
+from clickherd.config import DataConfig
+from clickherd.data.encode import Embedded, Encoder, Reading, in_parallel
+from clickherd.data.numeric import (
+    BucketCounter,
+    Log2Buckets,
+    MinMax,
+    NumberSummary,
+    QuantileBuckets,
+    SampleCounter,
+    Scaling,
+    Standard,
+    quantile_edges,
+)
+from clickherd.data.schema import Column, Schema, check_features, drop, says_nothing
+from clickherd.data.source import RawChunk, Source
+from clickherd.data.split import NAMES, TRAIN, Splits, Splitter
+from clickherd.data.values import as_texts, read_labels, read_numbers, read_parts
+from clickherd.data.vocabulary import HashBuckets, ValueCounter, Vocabulary
+from clickherd.errors import DataError
+
+_TOP = 5
+_LABEL_VALUES = 100  # distinct labels that are kept for messages
+
+Mask = npt.NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """What the first pass found."""
+
+    encoder: Encoder
+    rows: dict[str, int]  # split → rows of the training source
+    facts: dict[str, dict[str, Any]]  # column → what the profile says of it
+
+
+class _Numeric:
+    """Statistics of a numeric column."""
+
+    def __init__(self, column: Column, config: DataConfig) -> None:
+        self.column, self.config = column, config
+        self.summary, self.buckets, self.sample = NumberSummary(), BucketCounter(), SampleCounter()
+
+    def add(self, values: pl.Series, chunk: RawChunk, train: Mask | None, first: int) -> None:
+        """Count the training rows of one chunk; all of its rows are checked."""
+        numbers = read_numbers(values, chunk, self.config.null_values)
+        present = self.summary.add(numbers if train is None else numbers[train])
+        if self.column.encoding == "log2":
+            self.buckets.add(present)
+        elif self.column.encoding == "quantile":
+            self.sample.add(numbers, first, train)
+
+    def finish(self) -> tuple[Embedded | Scaling, dict[str, Any], str]:
+        """The encoding, facts for the profile, and why the column is of no use, if so."""
+        s = self.summary
+        rows = s.count + s.missing
+        useless = says_nothing(s.count, 1 if s.low == s.high else 2, rows)
+        facts: dict[str, Any] = {"missing": s.missing / max(rows, 1)}
+        if s.count:
+            facts |= {"min": s.low, "max": s.high, "mean": s.mean}
+        encoding: Embedded | Scaling
+        if self.column.encoding == "log2":
+            counts = self.buckets.finish()
+            kept = [bucket for bucket, count in counts if count >= self.config.min_count]
+            encoding = Log2Buckets(buckets=tuple(kept))
+            top = [[f"bucket {bucket}", count] for bucket, count in counts[:_TOP]]
+            facts |= {"distinct": len(counts), "vocabulary": len(kept), "top": top}
+        elif self.column.encoding == "quantile":
+            encoding = QuantileBuckets(edges=quantile_edges(self.sample.sample(), self.config.quantile_buckets))
+            facts["vocabulary"] = len(encoding.edges) + 1
+        elif self.column.encoding == "minmax":
+            encoding = MinMax(low=s.low if s.count else 0.0, high=s.high if s.count else 0.0)
+        else:
+            encoding = Standard(mean=s.mean, std=s.std)
+        return encoding, facts, useless
+
+
+class _Categorical:
+    """Counts of a categorical or multi-valued column."""
+
+    def __init__(self, column: Column, config: DataConfig) -> None:
+        self.column, self.config = column, config
+        self.counter = ValueCounter(config.null_values)
+        self.rows = self.empty_rows = 0
+        self.hashed = column.name in config.hash_buckets
+
+    def add(self, values: pl.Series, chunk: RawChunk, train: Mask | None, first: int) -> None:
+        """Count the training rows of one chunk."""
+        del chunk, first
+        if train is not None:
+            values = values.filter(pl.Series(train))
+        self.rows += len(values)
+        if self.column.role == "multi":
+            values, sizes = read_parts(values, self.config.multi_separator, self.config.null_values)
+            self.empty_rows += int(np.count_nonzero(sizes == 0))
+        elif self.hashed:  # nothing is counted: that the values are too many is why they are hashed
+            self.empty_rows += int((values.is_null() | as_texts(values).is_in(self.config.null_values)).sum())
+        if not self.hashed:
+            self.counter.add(values)
+
+    def finish(self) -> tuple[Embedded, dict[str, Any], str]:
+        """The encoding, facts for the profile, and why the column is of no use, if so."""
+        name, config = self.column.name, self.config
+        if self.hashed:
+            buckets = config.hash_buckets[name]
+            facts: dict[str, Any] = {"missing": self.empty_rows / max(self.rows, 1), "vocabulary": buckets}
+            return HashBuckets(buckets=buckets, null_values=config.null_values), facts, ""
+        table, num_missing = self.counter.finish()
+        missing = self.empty_rows if self.column.role == "multi" else num_missing
+        kept = table.filter(pl.col("count") >= config.min_count)["value"]
+        present = self.rows - missing
+        same = table.height == 1 and int(table["count"][0]) == present
+        facts = {
+            "missing": missing / max(self.rows, 1),
+            "distinct": table.height,
+            "vocabulary": len(kept),
+            "top": [list(row) for row in table.head(_TOP).iter_rows()],
+        }
+        return Vocabulary(kept, config.null_values), facts, says_nothing(present, 1 if same else 2, self.rows)
+
+
+def fit(source: Source, schema: Schema, config: DataConfig, splitter: Splitter | None) -> Fitted:
+    """Fit vocabularies and numeric statistics on the rows of `source` that `splitter` leaves for training.
+
+    Raises:
+        DataError: a value that cannot be read, labels of one class only, or no feature left.
+    """
+    counters = {
+        c.name: _Numeric(c, config) if c.role == "numeric" else _Categorical(c, config) for c in schema.features
+    }
+    labels = LabelTally(schema.label, config)
+    rows = np.zeros(len(NAMES), np.int64)
+    for chunk, first, splits in split_chunks(source, [*counters, schema.label], splitter):
+        train = None if splits is None else splits == TRAIN
+        rows += np.bincount(np.zeros(chunk.frame.height, np.uint8) if splits is None else splits, minlength=len(NAMES))
+        labels.add(chunk, train)
+        jobs = [partial(counter.add, chunk.frame[name], chunk, train, first) for name, counter in counters.items()]
+        in_parallel(jobs)
+    labels.check(source.name)
+    finished = dict(zip(counters, in_parallel([counter.finish for counter in counters.values()]), strict=True))
+    columns: list[Column] = []
+    facts: dict[str, dict[str, Any]] = {}
+    embedded: dict[str, Embedded] = {}
+    scaled: dict[str, Scaling] = {}
+    for column in schema.columns:
+        facts[column.name] = {}
+        if column.name not in finished:
+            columns.append(column)
+            continue
+        encoding, facts[column.name], useless = finished[column.name]
+        columns.append(drop(column, useless, config) if useless else column)
+        if useless:
+            continue
+        if isinstance(encoding, MinMax | Standard):
+            scaled[column.name] = encoding
+        else:
+            embedded[column.name] = encoding
+    schema = check_features(replace(schema, columns=tuple(columns)), source.name)
+    reading = Reading(
+        null_values=config.null_values,
+        multi_separator=config.multi_separator,
+        positive=config.positive,
+        label_values=labels.values(),
+    )
+    encoder = Encoder(schema, reading, embedded, scaled)
+    return Fitted(encoder, {name: int(n) for name, n in zip(NAMES, rows, strict=True) if n}, facts)
+
+
+def split_chunks(
+    source: Source, columns: list[str], splitter: Splitter | None, rows: int = 262_144
+) -> Iterator[tuple[RawChunk, int, Splits | None]]:
+    """Chunks with the number of their first row and each row's split (None: all train)."""
+    first = 0
+    if splitter is not None and splitter.column is not None and splitter.column not in columns:
+        columns = [*columns, splitter.column]
+    for chunk in source.chunks(columns, rows):
+        yield chunk, first, splitter.assign(chunk, first) if splitter is not None else None
+        first += chunk.frame.height
+
+
+class LabelTally:
+    """Checks labels as they stream by, and remembers what they were."""
+
+    def __init__(self, label: str, config: DataConfig) -> None:
+        self.label, self.config = label, config
+        self._classes: set[float] = set()
+        self._counts: dict[str, int] = {}
+
+    def add(self, chunk: RawChunk, train: Mask | None = None) -> None:
+        """Take in one chunk; only the training rows' classes count.
+
+        Raises:
+            DataError: a missing or unreadable label.
+        """
+        values = chunk.frame[self.label]
+        clicks = read_labels(values, chunk, self.config.positive, self.config.null_values)
+        self._classes |= set(np.unique(clicks if train is None else clicks[train]).tolist())
+        if self.config.positive is not None:
+            counts = as_texts(values).str.strip_chars().value_counts(sort=True, name="count").head(_LABEL_VALUES)
+            for value, count in counts.iter_rows():
+                self._counts[value] = self._counts.get(value, 0) + count
+
+    def values(self) -> tuple[str, ...]:
+        """The labels found, most frequent first."""
+        return tuple(sorted(self._counts, key=lambda value: (-self._counts[value], value))[:_LABEL_VALUES])
+
+    def check(self, file: str) -> None:
+        """See that the training rows hold both classes.
+
+        Raises:
+            DataError: one class only.
+        """
+        if len(self._classes) == 2:
+            return
+        if self._classes == {0.0} and self.config.positive is not None:
+            raise no_positive(self.config.positive, self.values(), file, self.label)
+        if not self._classes:
+            raise DataError("there are no training rows", file=file, mend="Check the file and the split's fractions.")
+        only = int(self._classes.pop())
+        raise DataError(
+            f"all training rows have the label {only}",
+            file=file,
+            column=self.label,
+            mend="A click model needs rows with and without clicks; check the label's column.",
+        )
+
+
+def no_positive(positive: str, found: tuple[str, ...], file: str, label: str) -> DataError:
+    """The error for labels among which the positive one never occurs."""
+    return DataError(
+        f"no row has the label {positive!r}; found {', '.join(map(repr, found[:10]))}",
+        file=file,
+        column=label,
+        mend="Give one of these as --positive, or make the labels of all files alike.",
+    )

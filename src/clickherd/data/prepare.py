@@ -1,0 +1,345 @@
+"""From raw data to the encoded store, through a cache: the same data and settings are encoded once.
+
+    <cache>/<key>/
+      encoder/        see `encode`
+      train/          encoded rows, see `store`; likewise valid/ and test/ where there are such rows
+      profile.json    what is known of the columns
+
+The key hashes the data's content, the settings and the format, so a moved file is recognised and a changed one is not
+mistaken. A folder is written beside its final place and renamed when it is whole.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import json
+import os
+import shutil
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from clickherd.config import DataConfig
+from clickherd.data.encode import Encoder
+from clickherd.data.fit import Fitted, fit, no_positive, split_chunks
+from clickherd.data.profile import SplitTally, build_profile
+from clickherd.data.schema import infer_schema
+from clickherd.data.source import DataLike, Source, open_source
+from clickherd.data.split import NAMES, RandomSplit, Splitter, plan_split
+from clickherd.data.store import Batch, Layout, Store, StoreWriter
+from clickherd.data.values import as_texts
+from clickherd.errors import DataError
+
+FORMAT = 1  # raise it when the same data would be encoded in another way
+CHUNK_ROWS = 262_144
+_STALE_SECONDS = 86_400  # a partial folder that was not touched for so long belongs to a run that was killed
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """Encoded rows, ready to train on."""
+
+    encoder: Encoder
+    train: Store
+    valid: Store | None
+    test: Store | None
+    profile: dict[str, Any]  # see `profile`
+    path: Path
+    reused: bool  # found in the cache
+    seconds: float
+
+
+def quiet(message: str) -> None:
+    """Announce nothing."""
+
+
+def prepare(
+    data: DataLike,
+    config: DataConfig,
+    *,
+    valid: DataLike | None = None,
+    test: DataLike | None = None,
+    seed: int = 0,
+    cache_dir: Path | None = None,
+    announce: Callable[[str], None] = quiet,
+) -> Prepared:
+    """Find the columns' roles, fit the encoder on the training rows and encode all rows, or reuse what is cached.
+
+    Memory is bounded by the vocabularies and a chunk of rows. `cache_dir` defaults to the environment's
+    CLICKHERD_CACHE, then to ~/.cache/clickherd.
+
+    Raises:
+        DataError: the data cannot be used, or the disk is full; the message says where and how to mend it.
+        ConfigError: settings that do not fit the data.
+    """
+    began = time.perf_counter()
+    source = open_source(data, config)
+    given = {
+        name: open_source(rows, config, names=source.columns)
+        for name, rows in (("valid", valid), ("test", test))
+        if rows is not None
+    }
+    random_split = config.split == "random" and "valid" not in given
+    settings = {
+        "format": FORMAT,
+        "sources": {name: s.fingerprint() for name, s in {"train": source, **given}.items()},
+        "data": config.model_dump(mode="json"),
+        "seed": seed if random_split else None,  # nothing else is random
+    }
+    cache = _cache_dir(cache_dir)
+    folder = cache / hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:32]
+    reused = folder.exists()
+    if reused:
+        announce(f"reusing the encoded rows in {folder}")
+    else:
+        with _partial(cache) as partial:
+            _Build(source, given, config, seed, partial, announce).run()
+            _publish(partial, folder)
+    prepared = _open(folder, reused, began)
+    if not reused:
+        announce(f"encoded {_rows(prepared.profile)} in {prepared.seconds:.1f} s")
+    return prepared
+
+
+def _open(folder: Path, reused: bool, began: float) -> Prepared:
+    stores = {name: Store(folder / name) if (folder / name).exists() else None for name in NAMES}
+    train = stores["train"]
+    assert train is not None
+    profile = json.loads((folder / "profile.json").read_text(encoding="utf-8"))
+    encoder = Encoder.load(folder / "encoder")
+    seconds = time.perf_counter() - began
+    return Prepared(encoder, train, stores["valid"], stores["test"], profile, folder, reused, seconds)
+
+
+def _rows(profile: dict[str, Any]) -> str:
+    return " + ".join(f"{rows:,} {name}" for name, rows in profile["rows"].items()) + " rows"
+
+
+class _Build:
+    """One encoding of raw data into a folder."""
+
+    def __init__(
+        self,
+        source: Source,
+        given: dict[str, Source],
+        config: DataConfig,
+        seed: int,
+        folder: Path,
+        announce: Callable[[str], None],
+    ) -> None:
+        self.source, self.given, self.config, self.folder, self.announce = source, given, config, folder, announce
+        self.schema = infer_schema(source, config)
+        self.splitter = plan_split(
+            source, config, self.schema.time_column, valid_given="valid" in given, test_given="test" in given, seed=seed
+        )
+
+    def run(self) -> None:
+        """Count, then encode."""
+        self.announce(f"counting the values of {len(self.schema.features)} columns in {self.source.name}")
+        fitted = fit(self.source, self.schema, self.config, self.splitter)
+        for other in self.given.values():
+            fitted.encoder.columns_of(other.columns, other.name, labels=True)
+        self._check_splits(fitted)
+        for column in fitted.encoder.schema.columns:
+            if column.role == "ignored" and column.note != "as set":
+                self.announce(f"ignoring {column.name}: {column.note}")
+        self._check_space(fitted)
+        tallies = self._encode(fitted.encoder)
+        fitted.encoder.save(self.folder / "encoder")
+        profile = build_profile(fitted, tallies)
+        (self.folder / "profile.json").write_text(json.dumps(profile, indent=1), encoding="utf-8")
+
+    def _check_splits(self, fitted: Fitted) -> None:
+        """See that every split that is asked for has rows."""
+        if self.splitter is None:
+            return
+        fractions = {"valid": self.config.valid_fraction, "test": 0.0 if self.given else self.config.test_fraction}
+        for name, fraction in fractions.items():
+            if fraction > 0 and not fitted.rows.get(name):
+                what = "a random split" if isinstance(self.splitter, RandomSplit) else "a split by time"
+                raise DataError(
+                    f"{what} of {sum(fitted.rows.values()):,} rows leaves none for {name}",
+                    file=self.source.name,
+                    mend=f"Give more rows, a file with --{name}, or another data.{name}_fraction (now {fraction}).",
+                )
+
+    def _check_space(self, fitted: Fitted) -> None:
+        """Say beforehand that the disk is too small (multi-valued fields are taken for one value a row)."""
+        row_bytes = 4 * (len(fitted.encoder.schema.features) + 2) + 8
+        needed = sum(fitted.rows.values()) * row_bytes
+        if needed > shutil.disk_usage(self.folder).free:
+            raise disk_full(self.folder.parent, needed)
+
+    def _encode(self, encoder: Encoder) -> dict[str, SplitTally]:
+        """The second pass; returns what each split's rows were like."""
+        writers: dict[str, StoreWriter] = {}
+        tallies = {name: SplitTally(encoder.layout) for name in NAMES}
+        splitters: dict[str, Splitter | None] = {"train": self.splitter, **dict.fromkeys(self.given)}
+        for given_name, source in {"train": self.source, **self.given}.items():
+            self.announce(f"encoding {source.name}")
+            for batch, splits in encode_splits(encoder, source, splitters[given_name], strict=True):
+                for index, name in enumerate(NAMES):
+                    part = batch if name == given_name else None
+                    if splits is not None:
+                        part = _select(batch, splits == index)
+                    if part is None or not len(part):
+                        continue
+                    if name not in writers:
+                        writers[name] = _writer(self.folder / name, encoder.layout, part)
+                    writers[name].append(part)
+                    tallies[name].add(part)
+            if given_name not in writers:
+                raise DataError("there are no rows", file=source.name, mend="Check the file.")
+        for writer in writers.values():
+            writer.close()
+        encoder.unseen.clear()
+        return {name: tallies[name] for name in NAMES if name in writers}
+
+
+def _writer(path: Path, layout: Layout, first: Batch) -> StoreWriter:
+    return StoreWriter(path, layout, has_groups=len(first.groups) > 0, has_truth=len(first.truth) > 0)
+
+
+def _select(batch: Batch, rows: npt.NDArray[np.bool_]) -> Batch:
+    """The rows that are marked."""
+    bags = []
+    for values, offsets in batch.bags:
+        sizes = np.diff(offsets)
+        kept = np.zeros(int(rows.sum()) + 1, np.int64)
+        np.cumsum(sizes[rows], out=kept[1:])
+        bags.append((values[np.repeat(rows, sizes)], kept))
+    groups = batch.groups[rows] if len(batch.groups) else batch.groups
+    truth = batch.truth[rows] if len(batch.truth) else batch.truth
+    return Batch(batch.ids[rows], tuple(bags), batch.numeric[rows], batch.labels[rows], groups, truth)
+
+
+def encode_splits(
+    encoder: Encoder, source: Source, splitter: Splitter | None, *, strict: bool, rows: int = CHUNK_ROWS
+) -> Iterator[tuple[Batch, npt.NDArray[np.uint8] | None]]:
+    """Labelled batches with each row's split.
+
+    `strict`: the positive label has to occur. Otherwise its absence is accepted as long as all labels are known.
+
+    Raises:
+        DataError: a value that cannot be read, or labels that differ from those of training.
+    """
+    columns = encoder.columns_of(source.columns, source.name, labels=True)
+    positive, known = encoder.reading.positive, set(encoder.reading.label_values)
+    clicked, found = False, set[str]()
+    for chunk, _, splits in split_chunks(source, columns, splitter, rows):
+        batch = encoder.transform(chunk, labels=True)
+        if positive is not None and not clicked:
+            clicked = bool(batch.labels.any())
+            found |= set(as_texts(chunk.frame[encoder.schema.label]).str.strip_chars().unique().head(100))
+        yield batch, splits
+    if positive is not None and found and not clicked and (strict or not found <= known):
+        raise no_positive(positive, tuple(sorted(found)), source.name, encoder.schema.label)
+
+
+def encode_stream(encoder: Encoder, source: Source, *, labels: bool, rows: int = 65_536) -> Iterator[Batch]:
+    """Encode new raw rows in bounded memory, at most `rows` at a time.
+
+    Raises:
+        DataError: a missing column, or a value that cannot be read, with file, column and row.
+    """
+    if labels:
+        yield from (batch for batch, _ in encode_splits(encoder, source, None, strict=False, rows=rows))
+        return
+    for chunk in source.chunks(encoder.columns_of(source.columns, source.name, labels=False), rows):
+        yield encoder.transform(chunk, labels=False)
+
+
+def encode_to_store(encoder: Encoder, source: Source, path: Path) -> Store:
+    """Encode labelled raw rows into a new store folder with an encoder that is already fitted.
+
+    Raises:
+        DataError: as `encode_stream`; also if there are no rows, or the disk is full.
+    """
+    writer = None
+    try:
+        for batch in encode_stream(encoder, source, labels=True, rows=CHUNK_ROWS):
+            writer = writer or _writer(path, encoder.layout, batch)
+            writer.append(batch)
+        if writer is None:
+            raise DataError("there are no rows", file=source.name, mend="Check the file.")
+        writer.close()
+    except OSError as error:
+        raise _explained(error, path.parent) from error
+    return Store(path)
+
+
+def _cache_dir(cache_dir: Path | None) -> Path:
+    """The cache's folder, made if need be."""
+    folder = cache_dir or Path(os.environ.get("CLICKHERD_CACHE") or Path.home() / ".cache" / "clickherd")
+    folder = folder.expanduser()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise _explained(error, folder) from None
+    for stale in folder.glob(".*.partial"):
+        with contextlib.suppress(OSError):  # another run may be removing it just now
+            newest = max(path.stat().st_mtime for path in (stale, *stale.rglob("*")))
+            if time.time() - newest > _STALE_SECONDS:
+                shutil.rmtree(stale)
+    return folder
+
+
+@contextlib.contextmanager
+def _partial(cache: Path) -> Iterator[Path]:
+    """A new folder that is gone afterwards, unless it was renamed."""
+    folder = cache / f".{uuid.uuid4().hex}.partial"
+    try:
+        folder.mkdir()
+        yield folder
+    except OSError as error:
+        raise _explained(error, cache) from error
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _publish(partial: Path, folder: Path) -> None:
+    """Rename into place; if another run was first, its result is as good."""
+    try:
+        partial.rename(folder)
+    except OSError:
+        if not folder.exists():
+            raise
+
+
+def _explained(error: OSError, cache: Path) -> Exception:
+    """What the user can do about a disk that cannot be written; other errors come back as they are."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return disk_full(cache, None)
+    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST):
+        return DataError(
+            f"the cache cannot be written: {error.strerror}",
+            file=error.filename or cache,
+            mend="Set CLICKHERD_CACHE to a folder that can.",
+        )
+    return error
+
+
+def disk_full(cache: Path, needed: int | None) -> DataError:
+    """The error for a full disk: how much space there is, where, and how much it takes."""
+    free = shutil.disk_usage(cache).free
+    takes = f"; the encoded rows take about {_mib(needed)}" if needed is not None else ""
+    return DataError(
+        f"the disk is full: {_mib(free)} free{takes}",
+        file=cache,
+        mend="Make space there, or set CLICKHERD_CACHE to a folder on a larger disk.",
+    )
+
+
+def _mib(size: int) -> str:
+    return f"{size / 2**20:,.0f} MiB"
+
+
+__all__ = ["Prepared", "encode_splits", "encode_stream", "encode_to_store", "prepare"]

@@ -1,0 +1,312 @@
+"""The role of every column, found from a sample of the rows and the settings."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import polars as pl
+from pydantic import ConfigDict, TypeAdapter
+
+from clickherd.config import DataConfig, NumericEncoding, Role
+from clickherd.data.source import Source
+from clickherd.data.values import parse_instants, read_parts, without_nulls
+from clickherd.errors import ConfigError, DataError, did_you_mean
+
+SAMPLE_ROWS = 50_000
+TRUTH = "true_probability"  # in the built-in click log
+FEATURE_ROLES = ("numeric", "categorical", "multi")
+GROUP_NAMES = ("user_id", "user", "uid", "userid", "user_idx")
+
+# Words within a column's name
+_MEASURE = re.compile(
+    "counts?|cnt|num|amount|amt|price|age|hours|days|minutes|seconds|duration|weight|score|gain|loss|size|length|"
+    "clicks|views|impressions|rate|ratio|percent|pct|avg|mean|total|quantity|qty|balance|salary|revenue|distance"
+)
+_ID = re.compile("ids?|uid|idx|index|key|code|zip|zipcode|postcode|hash")
+_TIME = re.compile("time|timestamp|ts|date|datetime|epoch")
+_THING = re.compile("user|item|ad|site|page|movie|product|device|city|country|region|campaign|creative")  # whole names
+_EPOCHS = ((1e8, 1e10), (1e11, 1e13), (1e14, 1e16))  # seconds, milliseconds and microseconds of 1973 to 2286
+_LEADING_ZERO = r"^[+-]?0[0-9]"
+_ISO_TIME = r"^\d{4}-\d{2}-\d{2}(?:[T ]\d{2}:\d{2}(?::\d{2}(?:\.\d+)?)?(?:Z|[+-]\d{2}:?\d{2})?)?$"
+
+_MIN_ROWS_OF_AN_ID = 100
+_ID_SHARE = 0.95  # of values that differ
+_MANY = 0.3  # of values that differ, in a column that may be a measure
+_MULTI_SHARE = 0.05  # of rows that hold the separator
+_NOTE_ROWS = f"the first {SAMPLE_ROWS:,} rows"
+
+
+@dataclass(frozen=True)
+class Column:
+    """What a column is used as, and why if that is not obvious."""
+
+    __pydantic_config__ = ConfigDict(extra="forbid")
+
+    name: str
+    role: Role
+    note: str = ""
+    encoding: NumericEncoding | None = None  # of numeric columns; never "auto"
+
+
+@dataclass(frozen=True)
+class Schema:
+    """The columns of a data set, in their order."""
+
+    __pydantic_config__ = ConfigDict(extra="forbid")
+
+    columns: tuple[Column, ...]
+    label: str
+    group: str | None = None  # by which GAUC groups rows
+    time_column: str | None = None
+
+    @property
+    def features(self) -> tuple[Column, ...]:
+        """The columns that a model sees."""
+        return tuple(column for column in self.columns if column.role in FEATURE_ROLES)
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain dicts and lists."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, data: Any) -> Schema:
+        """The inverse of `to_json`; raises pydantic's ValidationError on anything else."""
+        return TypeAdapter(cls).validate_python(data)
+
+    def lines(self) -> list[str]:
+        """An aligned table for printing: name, role, encoding, note."""
+        rows = [(c.name, c.role, c.encoding or "", self._marks(c)) for c in self.columns]
+        widths = [max(len(row[i]) for row in rows) for i in range(3)]
+        return [
+            "  ".join([*(text.ljust(w) for text, w in zip(row, widths, strict=False)), row[3]]).rstrip() for row in rows
+        ]
+
+    def _marks(self, column: Column) -> str:
+        groups = "groups rows for GAUC" if column.name == self.group else ""
+        return "; ".join(text for text in (column.note, groups) if text)
+
+
+def infer_schema(source: Source, config: DataConfig) -> Schema:
+    """The role of each column of `source`.
+
+    Whether a column is constant or empty is decided here if the sample holds all rows, otherwise once they are counted.
+
+    Raises:
+        ConfigError: a setting names a column that is not there, or two settings contradict each other.
+        DataError: no feature is left, or a column that says nothing was asked for as a feature.
+    """
+    _check_names(source, config)
+    sample = source.head(SAMPLE_ROWS)
+    complete = sample.height < SAMPLE_ROWS
+    columns = tuple(_column(sample[name], config, complete=complete) for name in source.columns)
+    times = [column.name for column in columns if column.role == "timestamp"]
+    groups = [name for word in GROUP_NAMES for name in source.columns if name.lower() == word and name != config.label]
+    schema = Schema(
+        columns,
+        config.label,
+        config.group or next(iter(groups), None),
+        config.time_column or next(iter(times), None),
+    )
+    return check_features(schema, source.name)
+
+
+def check_features(schema: Schema, file: str) -> Schema:
+    """The schema itself, if a feature is left."""
+    if not schema.features:
+        reasons = "; ".join(f"{c.name}: {c.note or c.role}" for c in schema.columns if c.role != "label")
+        raise DataError(
+            f"no column is left to predict from{f' ({reasons})' if reasons else ''}",
+            file=file,
+            mend="Add columns, or give one a role with --role COLUMN=categorical.",
+        )
+    return schema
+
+
+def drop(column: Column, reason: str, config: DataConfig) -> Column:
+    """The column as ignored, for `reason`.
+
+    Raises:
+        DataError: the settings ask for it as a feature.
+    """
+    if config.roles.get(column.name) in FEATURE_ROLES:
+        raise DataError(
+            f"the column cannot be {config.roles[column.name]}: {reason}",
+            column=column.name,
+            mend="Leave its role out, or say --role " + f"{column.name}=ignored.",
+        )
+    return Column(column.name, "ignored", reason)
+
+
+def _check_names(source: Source, config: DataConfig) -> None:
+    """See that settings name columns that are there and do not contradict each other."""
+    named: list[tuple[str, Iterable[str]]] = [
+        ("roles", config.roles),
+        ("hash_buckets", config.hash_buckets),
+        ("numeric_columns", config.numeric_columns),
+        ("group", [config.group] if config.group else []),
+        ("time_column", [config.time_column] if config.time_column else []),
+    ]
+    for setting, names in named:
+        for name in names:
+            if name not in source.columns:
+                raise ConfigError(
+                    f"data.{setting} names {name!r}, which is no column", mend=did_you_mean(name, source.columns)
+                )
+    for name, role in config.roles.items():
+        if (role == "label") != (name == config.label):
+            raise ConfigError(
+                f"data.roles makes {name!r} {role}, but the label is {config.label!r}", mend="Set --label."
+            )
+    for name in config.hash_buckets:
+        if config.hash_buckets[name] < 1:
+            raise ConfigError(f"data.hash_buckets.{name} = {config.hash_buckets[name]}", mend="Give 1 or more.")
+    wants: list[tuple[str, Iterable[str], tuple[str, ...]]] = [
+        ("hash_buckets", config.hash_buckets, ("categorical", "multi")),
+        ("numeric_columns", config.numeric_columns, ("numeric",)),
+    ]
+    for setting, names, roles in wants:
+        for name in names:
+            given = "label" if name == config.label else config.roles.get(name)
+            if (given is not None and given not in roles) or (
+                setting == "hash_buckets" and name in config.numeric_columns
+            ):
+                raise ConfigError(
+                    f"data.{setting} is for {' and '.join(roles)} columns, but {name!r} is {given or 'numeric'}",
+                    mend="Take one of the two settings out.",
+                )
+
+
+def _column(values: pl.Series, config: DataConfig, *, complete: bool) -> Column:
+    name = values.name
+    if name == config.label:
+        return Column(name, "label")
+    if name == TRUTH:
+        note = "known click probability of the built-in log: never a feature"
+        return drop(Column(name, "ignored"), note, config)
+    if config.roles.get(name) == "ignored":
+        return Column(name, "ignored", "as set")
+    values = without_nulls(values, config.null_values)
+    present = values.drop_nulls()
+    if complete and (reason := says_nothing(len(present), present.n_unique(), len(values))):
+        return drop(Column(name, "ignored"), reason, config)
+    found = _given(present, config) or _inferred(present, config)
+    if found.role != "numeric":
+        return found
+    encoding = config.numeric_columns.get(name, config.numeric)
+    if encoding == "auto":
+        numbers = present.cast(pl.Float64, strict=False).drop_nulls()
+        encoding = "log2" if (numbers.floor() == numbers).all() else "quantile"
+    return Column(name, "numeric", found.note, encoding)
+
+
+def says_nothing(present: int, distinct: int, rows: int) -> str:
+    """Why a column cannot tell rows apart; empty when it may."""
+    if rows and not present:
+        return "every value is missing"
+    return "every row has the same value" if distinct == 1 and present == rows else ""
+
+
+def _given(present: pl.Series, config: DataConfig) -> Column | None:
+    """The role that settings or the format give."""
+    name = present.name
+    if name in config.roles:
+        return Column(name, config.roles[name], "as set")
+    if name in config.numeric_columns:
+        return Column(name, "numeric", "as set")
+    if config.format == "criteo" and re.fullmatch(r"[IC]\d+", name):
+        return Column(name, "numeric" if name[0] == "I" else "categorical")
+    if name in config.hash_buckets:
+        multi = isinstance(present.dtype, pl.List) or _is_multi(present, config)
+        return Column(name, "multi" if multi else "categorical", "hashed")
+    return None
+
+
+def _inferred(present: pl.Series, config: DataConfig) -> Column:
+    """The role that the values and the name suggest."""
+    name, words = present.name, _words(present.name)
+    if isinstance(present.dtype, pl.List):
+        return Column(name, "multi")
+    if _is_time(present, words):
+        return Column(name, "timestamp", "no feature by itself; split=time orders rows by it")
+    if present.dtype == pl.Boolean:
+        return Column(name, "categorical")
+    numbers = _numbers(present)
+    if numbers is None:
+        if _is_multi(present, config):
+            return Column(name, "multi", f"parts separated by {config.multi_separator!r}")
+        return _id_of_rows(present) or Column(name, "categorical")
+    whole = bool((numbers.floor() == numbers).all())
+    measures = _any(_MEASURE, words)
+    named_id = not measures and (_any(_ID, words[-1:]) or _THING.fullmatch(name.lower()) is not None)
+    text = "numbers in text" if present.dtype == pl.String else ""
+    if not whole or (_is_float(present) and not named_id):
+        return Column(name, "numeric", text)
+    if len(numbers) >= _MIN_ROWS_OF_AN_ID and (numbers.diff().drop_nulls() > 0).all():
+        return Column(name, "ignored", "numbers the rows")
+    if measures:
+        return Column(name, "numeric", text)
+    if (numbers < 0).any():
+        return Column(name, "numeric", "has negative values")
+    note = "" if named_id else "whole numbers are taken for ids"
+    if note and numbers.n_unique() > _MANY * len(numbers):
+        note += f"; if they measure something: --role {name}=numeric"
+    return _id_of_rows(present) or Column(name, "categorical", note)
+
+
+def _numbers(present: pl.Series) -> pl.Series | None:
+    """The values as numbers; None if one of them is none, or if leading zeros say that they are codes."""
+    if present.dtype.is_numeric():
+        return present.cast(pl.Float64)
+    if present.dtype != pl.String:
+        return None
+    texts = present.str.strip_chars()
+    numbers = texts.cast(pl.Float64, strict=False)
+    return None if numbers.has_nulls() or texts.str.contains(_LEADING_ZERO).any() else numbers
+
+
+def _is_float(present: pl.Series) -> bool:
+    """Whether the numbers are written as fractions, if only as 1.0."""
+    return present.dtype.is_float() or (present.dtype == pl.String and bool(present.str.contains("[.eE]").any()))
+
+
+def _is_time(present: pl.Series, words: list[str]) -> bool:
+    if present.dtype == pl.Date or isinstance(present.dtype, pl.Datetime):
+        return True
+    if present.dtype == pl.String and present.str.strip_chars().str.contains(_ISO_TIME).all():
+        return not parse_instants(present).has_nulls()
+    if not _any(_TIME, words):
+        return False
+    numbers = _numbers(present)
+    if numbers is None:
+        return False
+    return any(numbers.is_between(start, end).all() for start, end in _EPOCHS)
+
+
+def _is_multi(present: pl.Series, config: DataConfig) -> bool:
+    """Whether many rows hold the separator, and the parts between recur more than whole values do."""
+    if present.dtype != pl.String:
+        return False
+    separated = present.str.contains(config.multi_separator, literal=True)
+    if separated.sum() < max(1, _MULTI_SHARE * len(present)):
+        return False
+    parts, _ = read_parts(present, config.multi_separator, config.null_values)
+    return parts.n_unique() <= len(parts) / 2 and parts.n_unique() <= present.n_unique()
+
+
+def _id_of_rows(present: pl.Series) -> Column | None:
+    """Ignored, if nearly every row has a value of its own."""
+    if len(present) < _MIN_ROWS_OF_AN_ID or present.n_unique() < _ID_SHARE * len(present):
+        return None
+    return Column(present.name, "ignored", "nearly every row has a value of its own: it names rows")
+
+
+def _words(name: str) -> list[str]:
+    """`hoursPerWeek_2` → hours, per, week, 2."""
+    return [word.lower() for word in re.findall(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+", name)]
+
+
+def _any(pattern: re.Pattern[str], words: list[str]) -> bool:
+    return any(pattern.fullmatch(word) for word in words)

@@ -1,0 +1,189 @@
+"""Cells of a raw column as texts, numbers, instants, parts or labels; what cannot be read is named with its place."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+
+from clickherd.data.source import RawChunk
+from clickherd.errors import DataError
+
+Floats = npt.NDArray[np.float64]
+
+TIME_FORMATS = ("%Y-%m-%d %H:%M:%S%.f", "%Y-%m-%d", "%Y-%m-%d %H:%M")
+ZONED_FORMATS = ("%+", "%Y-%m-%d %H:%M:%S%.f%#z", "%Y-%m-%d %H:%M%#z")
+
+
+def as_texts(values: pl.Series) -> pl.Series:
+    """Values as the texts that vocabularies hold, so that 1, 1.0 and "1" are one value; nulls (and NaN) stay null.
+
+    Whole floats become integers; True and False are written as Python and pandas write them. (`1.0` that is text
+    already is taken for `1` when it is looked up, see `hashing`.)
+    """
+    if values.dtype == pl.String:
+        return values
+    if values.dtype == pl.Boolean:
+        return values.replace_strict([True, False], ["True", "False"], default=None, return_dtype=pl.String)
+    if values.dtype.is_float():
+        values = values.fill_nan(None)
+        if (values.drop_nulls().floor() == values.drop_nulls()).all() and (values.abs() < 2**63).all():
+            return values.cast(pl.Int64).cast(pl.String)
+        whole = (values.floor() == values) & (values.abs() < 2**63)
+        integers = values.cast(pl.Int64, strict=False).cast(pl.String)
+        return integers.zip_with(whole.fill_null(False), values.cast(pl.String))
+    return values.cast(pl.String)
+
+
+def without_nulls(texts: pl.Series, null_values: Sequence[str]) -> pl.Series:
+    """The texts with those that mean missing as nulls; other types come back as they are."""
+    if texts.dtype != pl.String:
+        return texts
+    cell = pl.col(texts.name)
+    return texts.to_frame().select(pl.when(~cell.is_in(null_values)).then(cell)).to_series()
+
+
+def _first(mask: pl.Series) -> int | None:
+    """Index of the first true value."""
+    return mask.arg_max() if mask.any() else None
+
+
+def read_numbers(values: pl.Series, chunk: RawChunk, null_values: Sequence[str]) -> Floats:
+    """A numeric column's values as float64, NaN where missing, shape (N,).
+
+    Raises:
+        DataError: a text that is no number, a NaN or an infinity; with file, column and row.
+    """
+    name = values.name
+    if values.dtype == pl.String or values.dtype.is_numeric() or values.dtype == pl.Boolean:
+        numbers = values.cast(pl.Float64, strict=False)
+    else:
+        raise DataError(
+            f"the column holds {values.dtype}, not numbers",
+            file=chunk.file,
+            column=name,
+            mend=f"Give it another role, such as --role {name}=categorical.",
+        )
+    if values.dtype == pl.String and numbers.null_count() > values.null_count():
+        values = without_nulls(values.str.strip_chars(), null_values)
+        numbers = values.cast(pl.Float64, strict=False)
+        bad = _first(numbers.is_null() & values.is_not_null())
+        if bad is not None:
+            raise DataError(
+                f"{values[bad]!r} is not a number, but the column is numeric",
+                column=name,
+                **chunk.place(bad),
+                mend=f"Mend the value, add it to data.null_values if it means missing, or say --role {name}="
+                "categorical. If an earlier file had numbers here, the column's type changed between files.",
+            )
+    bad = _first((~numbers.is_finite()).fill_null(False))
+    if bad is not None:
+        raise DataError(
+            f"the value is {numbers[bad]}, which is not a finite number",
+            column=name,
+            **chunk.place(bad),
+            mend="Mend it; if it means missing, leave it empty (null) or add its text to data.null_values.",
+        )
+    return numbers.to_numpy()
+
+
+def read_instants(values: pl.Series, chunk: RawChunk, null_values: Sequence[str]) -> npt.NDArray[np.int64]:
+    """A time column's values as integers in time order: microseconds, or the column's own unit if it holds numbers.
+
+    Raises:
+        DataError: a missing value, or one that is no time; with file, column and row.
+    """
+    name = values.name
+    values = without_nulls(values, null_values)
+    instants = parse_instants(values)
+    bad = _first(instants.is_null())
+    if bad is not None:
+        what = "the time is missing" if values[bad] is None else f"{values[bad]!r} is not a time"
+        raise DataError(
+            what,
+            column=name,
+            **chunk.place(bad),
+            mend="Write times as 2026-01-31 12:00:00 or as epoch numbers, or use --split random.",
+        )
+    return instants.to_numpy()
+
+
+def parse_instants(values: pl.Series) -> pl.Series:
+    """Int64, null where a value is no time."""
+    if values.dtype == pl.Date or isinstance(values.dtype, pl.Datetime):
+        return values.cast(pl.Datetime("us")).cast(pl.Int64)
+    if values.dtype.is_numeric():
+        whole = values.fill_nan(None) if values.dtype.is_float() else values
+        return whole.cast(pl.Int64, strict=False)
+    if values.dtype != pl.String:
+        return pl.Series(values.name, [None] * len(values), pl.Int64)
+    texts = values.str.strip_chars()
+    instants = texts.cast(pl.Float64, strict=False).cast(pl.Int64, strict=False)
+    for form in (*ZONED_FORMATS, *TIME_FORMATS):
+        left = instants.is_null() & texts.is_not_null()
+        if not left.any():
+            break
+        zone = "UTC" if form in ZONED_FORMATS else None
+        some = texts.filter(left).str.replace("T", " ", literal=True) if zone is None else texts.filter(left)
+        parsed = some.str.to_datetime(form, time_unit="us", time_zone=zone, strict=False)
+        instants = instants.scatter(left.arg_true(), parsed.cast(pl.Int64))
+    return instants
+
+
+def read_parts(
+    values: pl.Series, separator: str, null_values: Sequence[str]
+) -> tuple[pl.Series, npt.NDArray[np.int64]]:
+    """A multi-valued column's parts, row after row, and how many each row has, shape (N,).
+
+    Texts are split at `separator`; lists are taken as they are. Empty parts, and those that mean missing, are dropped.
+    """
+    lists = values if isinstance(values.dtype, pl.List) else as_texts(values).str.split(separator)
+    sizes = lists.list.len().fill_null(0).to_numpy().astype(np.int64)
+    parts = as_texts(lists.filter(pl.Series(sizes > 0)).explode()).str.strip_chars()
+    keep = (parts.is_not_null() & ~parts.is_in([*null_values, ""])).fill_null(False)
+    if not keep.all():
+        rows = np.repeat(np.arange(len(sizes)), sizes)[keep.to_numpy()]
+        sizes = np.bincount(rows, minlength=len(sizes)).astype(np.int64)
+        parts = parts.filter(keep)
+    return parts, sizes
+
+
+def read_labels(
+    values: pl.Series, chunk: RawChunk, positive: str | None, null_values: Sequence[str]
+) -> npt.NDArray[np.float32]:
+    """Labels as 0 and 1, shape (N,).
+
+    Raises:
+        DataError: a missing label, or one that is neither 0 nor 1 while `positive` is not given.
+    """
+    name = values.name
+    values = without_nulls(values.str.strip_chars() if values.dtype == pl.String else values, null_values)
+    if values.dtype.is_float():
+        values = values.fill_nan(None)
+    bad = _first(values.is_null())
+    if bad is not None:
+        raise DataError(
+            "the label is missing", column=name, **chunk.place(bad), mend="Fill it in, or leave the row out."
+        )
+    if positive is not None:
+        click = positive.strip().removesuffix(".0")
+        return as_texts(values).is_in([click, f"{click}.0"]).to_numpy().astype(np.float32)
+    if values.dtype == pl.String:
+        lower = values.str.to_lowercase()
+        numbers = lower.replace(["true", "false"], ["1", "0"]).cast(pl.Float64, strict=False)
+    elif values.dtype.is_numeric() or values.dtype == pl.Boolean:
+        numbers = values.cast(pl.Float64)
+    else:
+        numbers = pl.Series(name, [None] * len(values), pl.Float64)
+    bad = _first(~numbers.is_in([0.0, 1.0]).fill_null(False))
+    if bad is not None:
+        found = as_texts(values.unique().sort().head(10)) if values.dtype != pl.List else values.head(0)
+        raise DataError(
+            f"labels have to be 0 and 1; found {', '.join(map(repr, found))}",
+            column=name,
+            **chunk.place(bad),
+            mend="Say which value counts as a click with --positive VALUE.",
+        )
+    return numbers.to_numpy().astype(np.float32)

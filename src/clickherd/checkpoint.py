@@ -14,6 +14,9 @@ from torch import Tensor
 
 from clickherd.errors import RunError
 
+_UMASK = os.umask(0)
+os.umask(_UMASK)
+
 
 def save(path: Path, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
     """Write tensors and JSON-able facts to one file, beside it first and then renamed: never half a file.
@@ -29,6 +32,7 @@ def save(path: Path, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) ->
             beside,
             {"facts": json.dumps(facts)},
         )
+        beside.chmod(0o666 & ~_UMASK)  # safetensors makes files that only their owner can read
         os.replace(beside, path)  # noqa: PTH105  (atomic, also over an existing file)
     except (OSError, safetensors.SafetensorError) as error:
         beside.unlink(missing_ok=True)

@@ -113,7 +113,7 @@ def train(
 
     stop = _StopSignal()
     shared: dict[str, Any] = {
-        "announce": lambda message: err.print(message, highlight=False, markup=False),
+        "announce": _announce,
         "observer": RichObserver(err),
         "should_stop": stop,
         "report": report,
@@ -176,7 +176,11 @@ def report(run: Annotated[Path, typer.Argument(help="A finished run folder.")]) 
     """Write the run's report.html again."""
     from clickherd import runs
 
-    typer.echo(runs.report_run(run, announce=lambda message: err.print(message, highlight=False, markup=False)))
+    typer.echo(runs.report_run(run, announce=_announce))
+
+
+def _announce(message: str) -> None:
+    err.print(message, highlight=False, markup=False, soft_wrap=True)
 
 
 class _StopSignal:

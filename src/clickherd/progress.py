@@ -69,7 +69,8 @@ class RichObserver:
             highlight=False,
         )
         if self._task is not None:
-            self._bar.reset(self._task, total=self._rows_per_epoch, epoch=f"{record['epoch'] + 1}/{self._num_epochs}")
+            following = f"{min(record['epoch'] + 1, self._num_epochs)}/{self._num_epochs}"
+            self._bar.reset(self._task, total=self._rows_per_epoch, epoch=following, speed="–", loss="–")
         self._began, self._rows_at_begin = time.perf_counter(), 0
 
     def finish(self) -> None:

@@ -101,7 +101,7 @@ def resume_run(
 def prepare_sources(config: Config, announce: Announce) -> Prepared:
     """The encoded store of the config's sources."""
     source = config.source
-    return prepare(
+    prepared = prepare(
         list(source.data),
         config.data,
         valid=list(source.valid) or None,
@@ -109,6 +109,8 @@ def prepare_sources(config: Config, announce: Announce) -> Prepared:
         seed=config.train.seed,
         announce=announce,
     )
+    announce("\n".join(prepared.encoder.schema.lines()))
+    return prepared
 
 
 def _train(

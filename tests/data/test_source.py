@@ -16,6 +16,7 @@ from polars.testing import assert_frame_equal
 
 from clickherd.config import DataConfig
 from clickherd.data.source import open_source
+from clickherd.errors import DataError
 
 FRAME = pl.DataFrame(
     {
@@ -170,7 +171,36 @@ def test_types_are_made_plain():
 def test_ignored_column_may_be_of_any_type(tmp_path):
     frame = pl.DataFrame({"label": [0, 1], "s": [{"a": 1}, {"a": 2}]})
     source = open_source(frame, DataConfig(roles={"s": "ignored"}))
+    assert everything(source).rows() == [(0, None), (1, None)]
+    assert source.head().columns == ["label", "s"]
+
+
+def test_column_of_an_unusable_type_matters_only_if_it_is_asked_for():
+    source = open_source(pl.DataFrame({"label": [0, 1], "s": [{"a": 1}, {"a": 2}]}), CONFIG)
     assert everything(source, columns=["label"])["label"].to_list() == [0, 1]
+    with pytest.raises(DataError, match="cannot be used"):
+        source.head()
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_arrow_types_that_polars_does_not_know(stream):
+    table = pa.table(
+        {
+            "label": [0, 1],
+            "d": pa.array([1, None], type=pa.decimal256(50, 2)),
+            "r": pa.RunEndEncodedArray.from_arrays(pa.array([2]), pa.array(["a"])),
+            "i": pa.array([pa.MonthDayNano([1, 2, 3])] * 2),
+        }
+    )
+    source = open_source(table.to_reader() if stream else table, DataConfig(roles={"i": "ignored"}))
+    assert everything(source).rows() == [(0, 1.0, "a", None), (1, None, "a", None)]
+    with pytest.raises(DataError, match="'i'"):
+        open_source(table, CONFIG).head()
+
+
+def test_pandas_sparse_column():
+    frame = pd.DataFrame({"label": [0, 1], "p": pd.arrays.SparseArray([0, 1])})
+    assert everything(open_source(frame, CONFIG))["p"].to_list() == [0, 1]
 
 
 def test_types_of_several_files_are_widened(tmp_path):

@@ -233,7 +233,7 @@ def test_types_that_do_not_mix(tmp_path, left, right):
 
 @pytest.mark.parametrize("values", [[{"x": 1}], [b"x"], [[[1]]], [pd.Timedelta(1).to_pytimedelta()]])
 def test_types_that_no_model_reads(values):
-    error = fails(pl.DataFrame({"label": [1], "a": values}), "cannot be used", "Drop it", "data.roles.a=ignored")
+    error = fails(pl.DataFrame({"label": [1], "a": values}), "cannot be used", "Drop it", "--role a=ignored")
     assert error.column == "a"
 
 

@@ -11,6 +11,7 @@ from typing import Any
 import polars as pl
 import polars.selectors as cs
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from clickherd.data.locate import DataFile, reading
@@ -21,24 +22,24 @@ _RENAME = "Rename one."
 
 
 def dtypes_of(schema: pa.Schema) -> dict[str, pl.DataType]:
-    """The polars types of an Arrow schema; types that polars does not know come out as Object."""
-    return {field.name: _dtype(field.type) for field in schema}
+    """The types that `frame_of` gives the columns; Object stands for one that polars does not know."""
+    frame = frame_of(schema.empty_table())
+    return {field.name: pl.Object() if _is_unknown(field.type) else frame.schema[field.name] for field in schema}
 
 
-def _dtype(kind: pa.DataType) -> pl.DataType:
-    types = pa.types
-    if types.is_dictionary(kind):
-        return _dtype(kind.value_type)
-    exotic = (types.is_interval, types.is_union, types.is_map, types.is_run_end_encoded, types.is_float16)
-    if any(test(kind) for test in exotic):
-        return pl.Object()
-    table = pa.schema([pa.field("x", kind)]).empty_table()
-    frame = pl.from_arrow(table)
-    assert isinstance(frame, pl.DataFrame)
-    return frame.schema["x"]
+def _is_unknown(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_interval(kind) or pa.types.is_union(kind))
 
 
-def _frame(batch: pa.RecordBatch | pa.Table) -> pl.DataFrame:
+def frame_of(batch: pa.RecordBatch | pa.Table) -> pl.DataFrame:
+    """The batch as a frame. Types that polars does not know are converted first, or else come as nulls."""
+    for i, field in enumerate(batch.schema):
+        if pa.types.is_decimal256(field.type):
+            batch = batch.set_column(i, field.name, batch.column(i).cast(pa.float64()))
+        elif pa.types.is_run_end_encoded(field.type):
+            batch = batch.set_column(i, field.name, pc.run_end_decode(batch.column(i)))
+        elif _is_unknown(field.type):
+            batch = batch.set_column(i, field.name, pa.nulls(batch.num_rows))
     frame = pl.from_arrow(batch)
     assert isinstance(frame, pl.DataFrame)
     return frame
@@ -87,9 +88,13 @@ class ParquetPart(Part):
 
     def pieces(self, columns: Sequence[str], rows: int) -> Iterator[Piece]:
         """The rows; columns that are not asked for are not read."""
+        yield from _repack(self._frames(columns, min(rows, 65_536)), rows)
+
+    def _frames(self, columns: Sequence[str], rows: int) -> Iterator[pl.DataFrame]:
         with reading(self.name), self._open() as parquet:
-            batches = parquet.iter_batches(min(rows, 65_536), columns=list(columns))
-            yield from _repack((_frame(batch).select(columns) for batch in batches), rows)
+            for group in range(parquet.num_row_groups):  # asked for all at once, pyarrow keeps what it has read
+                for batch in parquet.iter_batches(rows, row_groups=[group], columns=list(columns)):
+                    yield frame_of(batch).select(columns)
 
     def sample(self, columns: Sequence[str], rows: int) -> pl.DataFrame:
         """The first rows of row groups that are spread over the file."""
@@ -101,7 +106,7 @@ class ParquetPart(Part):
             frames = []
             for group in groups:
                 batches = parquet.iter_batches(share, row_groups=[group], columns=list(columns))
-                frames += [_frame(batch).select(columns) for batch in islice(batches, 1)]
+                frames += [frame_of(batch).select(columns) for batch in islice(batches, 1)]
         return pl.concat(frames)
 
 
@@ -148,7 +153,7 @@ class ArrowPart(Part):
     def _frames(self, columns: Sequence[str]) -> Iterator[pl.DataFrame]:
         with reading(self.name), self._open() as source:
             for batch in self._read(source)[1]:
-                yield _frame(batch.select(list(columns)))
+                yield frame_of(batch.select(list(columns)))
 
     def pieces(self, columns: Sequence[str], rows: int) -> Iterator[Piece]:
         """The rows."""

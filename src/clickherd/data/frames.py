@@ -13,7 +13,7 @@ from typing import Any
 import polars as pl
 import pyarrow as pa
 
-from clickherd.data.columnar import ArrowPart, FramePart
+from clickherd.data.columnar import ArrowPart, FramePart, dtypes_of, frame_of
 from clickherd.data.locate import DataFile
 from clickherd.data.part import Part, check_names
 from clickherd.errors import DataError
@@ -54,9 +54,9 @@ def to_part(data: Any) -> Part:
 
 def _from_table(table: pa.Table, name: str) -> Part:
     check_names(table.column_names, name, _RENAME)
-    frame = pl.from_arrow(table)
-    assert isinstance(frame, pl.DataFrame)
-    return FramePart(frame, name)
+    part = FramePart(frame_of(table), name)
+    part.dtypes |= {column: dtype for column, dtype in dtypes_of(table.schema).items() if dtype == pl.Object}
+    return part
 
 
 def _from_pandas(frame: Any, pandas: Any, name: str) -> pl.DataFrame:
@@ -66,14 +66,16 @@ def _from_pandas(frame: Any, pandas: Any, name: str) -> pl.DataFrame:
     columns = {}
     for position, column in enumerate(names):
         series = frame.iloc[:, position]
+        if isinstance(series.dtype, pandas.SparseDtype):
+            series = series.sparse.to_dense()
         try:
             columns[column] = pl.from_pandas(series, nan_to_null=True)
-        except (pa.ArrowException, TypeError):
-            columns[column] = _mixed(series, pandas, column, name)
+        except (pa.ArrowException, pl.exceptions.PolarsError, TypeError, ValueError):
+            columns[column] = _mixed(series, column, name)
     return pl.DataFrame(columns)
 
 
-def _mixed(series: Any, pandas: Any, column: str, name: str) -> pl.Series:
+def _mixed(series: Any, column: str, name: str) -> pl.Series:
     """A column of text and numbers, such as pandas.read_csv makes of a long file, as text."""
     present = series.dropna()
     kinds = {kind.__name__ for kind in present.map(type).unique()}

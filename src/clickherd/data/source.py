@@ -42,8 +42,15 @@ class RawChunk:
 class Source:
     """Rows with one set of columns and types, from one or more files or a frame."""
 
-    def __init__(self, parts: Sequence[Part], dtypes: Mapping[str, pl.DataType], *, is_text: bool) -> None:
-        self._parts = tuple(parts)
+    def __init__(
+        self,
+        parts: Sequence[Part],
+        dtypes: Mapping[str, pl.DataType],
+        faults: Mapping[str, DataError],
+        *,
+        is_text: bool,
+    ) -> None:
+        self._parts, self._faults = tuple(parts), dict(faults)
         self.name = parts[0].name if len(parts) == 1 else f"{parts[0].name} and {len(parts) - 1} more"
         self.dtypes = dict(dtypes)
         self.columns = tuple(dtypes)
@@ -61,7 +68,7 @@ class Source:
         """All rows in order, at most `rows` at a time, with the given columns in the given order.
 
         Raises:
-            DataError: an unknown column; a broken line, when it is reached.
+            DataError: a column that is unknown or of a type that cannot be used; a broken line, when it is reached.
         """
         wanted = self._wanted(columns)
         for part in self._parts:
@@ -70,10 +77,11 @@ class Source:
 
     def head(self, rows: int = 50_000) -> pl.DataFrame:
         """At most `rows` rows, spread over the files and, where cheap, within them."""
+        wanted = self._wanted(None)
         count = min(len(self._parts), 16, rows)
         parts = [self._parts[i * len(self._parts) // count] for i in range(count)]
         share = rows // count
-        frames = [self._cast(part.sample(self.columns, share), self.columns) for part in parts]
+        frames = [self._cast(part.sample(wanted, share), wanted) for part in parts]
         return pl.concat(frames)
 
     def _wanted(self, columns: Sequence[str] | None) -> tuple[str, ...]:
@@ -81,12 +89,16 @@ class Source:
         for name in wanted:
             if name not in self.dtypes:
                 raise DataError("no such column", file=self.name, column=name, mend=did_you_mean(name, self.columns))
+            if name in self._faults:
+                raise self._faults[name]
         return wanted
 
     def _cast(self, frame: pl.DataFrame, columns: Iterable[str]) -> pl.DataFrame:
         if self.is_text:
             return frame
-        return frame.cast({name: self.dtypes[name] for name in columns if frame.schema[name] != self.dtypes[name]})
+        other = {name: self.dtypes[name] for name in columns if frame.schema[name] != self.dtypes[name]}
+        unusable = [pl.lit(None).alias(name) for name, dtype in other.items() if dtype == pl.Null]
+        return frame.cast({name: dtype for name, dtype in other.items() if dtype != pl.Null}).with_columns(unusable)
 
 
 def open_source(data: DataLike, config: DataConfig, *, need_label: bool = True, names: Iterable[str] = ()) -> Source:
@@ -116,7 +128,7 @@ def open_source(data: DataLike, config: DataConfig, *, need_label: bool = True, 
     parts = _filled(parts)
     check_columns(parts)
     is_text = parts[0].is_text
-    dtypes = parts[0].dtypes if is_text else unify(parts, config)
+    dtypes, faults = (parts[0].dtypes, {}) if is_text else unify(parts, config)
     if need_label and config.label not in dtypes:
         raise DataError(
             "the label's column is not there",
@@ -124,7 +136,7 @@ def open_source(data: DataLike, config: DataConfig, *, need_label: bool = True, 
             column=config.label,
             mend=_label_mend(parts[0], config),
         )
-    return Source(parts, dtypes, is_text=is_text)
+    return Source(parts, dtypes, faults, is_text=is_text)
 
 
 def _file_part(file: DataFile, config: DataConfig, names: frozenset[str], *, need_label: bool) -> Part:

@@ -10,6 +10,9 @@ from clickherd.config import DataConfig
 from clickherd.data.part import Part
 from clickherd.errors import DataError
 
+_INTEGERS = {pl.Int8, pl.Int16, pl.Int32, pl.Int64, pl.UInt8, pl.UInt16, pl.UInt32, pl.UInt64}
+_FLOATS = {pl.Float32, pl.Float64}
+
 
 def check_columns(parts: Sequence[Part]) -> None:
     """See that all parts have the same columns, in whatever order.
@@ -30,40 +33,47 @@ def check_columns(parts: Sequence[Part]) -> None:
                 )
 
 
-def unify(parts: Sequence[Part], config: DataConfig) -> dict[str, pl.DataType]:
-    """The type of each column that all parts can be cast to without loss of meaning.
+def unify(parts: Sequence[Part], config: DataConfig) -> tuple[dict[str, pl.DataType], dict[str, DataError]]:
+    """The type of each column that all parts can be cast to without loss of meaning, and what is wrong with others.
 
-    Categorical becomes String, Decimal Float64, fixed-size arrays lists, a column without any value String.
-
-    Raises:
-        DataError: types that do not mix, such as text and numbers, or that no model can read.
+    Categorical becomes String, Decimal Float64, fixed-size arrays lists, a column without any value String. Null
+    stands for a column that cannot be used: its types do not mix, such as text and numbers, or no model can read them.
+    That is an error for whoever asks for it, and none if its role is to be ignored.
     """
     dtypes: dict[str, pl.DataType] = {}
+    faults: dict[str, DataError] = {}
     for name in parts[0].dtypes:
-        if config.roles.get(name) == "ignored":
-            dtypes[name] = parts[0].dtypes[name]
-            continue
-        merged: pl.DataType = pl.Null()
-        for part in parts:
-            dtype = _plain(part.dtypes[name])
-            if dtype is None:
-                raise DataError(
-                    f"a column of type {part.dtypes[name]} cannot be used",
-                    file=part.name,
-                    column=name,
-                    mend=f"Drop it, cast it to text or numbers, or say --set data.roles.{name}=ignored.",
-                )
-            both = _merge(merged, dtype)
-            if both is None:
-                raise DataError(
-                    f"the column's type is {part.dtypes[name]} here but {merged} in {parts[0].name}",
-                    file=part.name,
-                    column=name,
-                    mend="Write all files with the same type, or cast one of them.",
-                )
-            merged = both
-        dtypes[name] = _filled(merged)
-    return dtypes
+        unified = _unify_column(name, parts)
+        if isinstance(unified, DataError):
+            dtypes[name] = pl.Null()
+            if config.roles.get(name) != "ignored":
+                faults[name] = unified
+        else:
+            dtypes[name] = unified
+    return dtypes, faults
+
+
+def _unify_column(name: str, parts: Sequence[Part]) -> pl.DataType | DataError:
+    merged: pl.DataType = pl.Null()
+    for part in parts:
+        dtype = _plain(part.dtypes[name])
+        if dtype is None:
+            return DataError(
+                f"a column of type {part.dtypes[name]} cannot be used",
+                file=part.name,
+                column=name,
+                mend=f"Drop it, cast it to text or numbers, or say --role {name}=ignored.",
+            )
+        both = _merge(merged, dtype)
+        if both is None:
+            return DataError(
+                f"the column's type is {part.dtypes[name]} here but {merged} in {parts[0].name}",
+                file=part.name,
+                column=name,
+                mend="Write all files with the same type, or cast one of them.",
+            )
+        merged = both
+    return _filled(merged)
 
 
 def _plain(dtype: pl.DataType) -> pl.DataType | None:
@@ -72,6 +82,10 @@ def _plain(dtype: pl.DataType) -> pl.DataType | None:
         return pl.String()
     if isinstance(dtype, pl.Decimal):
         return pl.Float64()
+    if dtype.is_integer() and dtype not in _INTEGERS:  # 128 bits: no number that numpy has
+        return pl.String()
+    if dtype.is_float() and dtype not in _FLOATS:
+        return pl.Float32()
     if isinstance(dtype, pl.List | pl.Array):
         inner = dtype.inner
         plain = _plain(inner if isinstance(inner, pl.DataType) else inner())
@@ -112,4 +126,5 @@ def _filled(dtype: pl.DataType) -> pl.DataType:
     """`dtype` with String in the place of types without values and of integers beyond 64 bits."""
     if isinstance(dtype, pl.List):
         return pl.List(_filled(_inner(dtype)))
-    return pl.String() if isinstance(dtype, pl.Null | pl.Int128) else dtype
+    beyond = dtype.is_integer() and dtype not in _INTEGERS
+    return pl.String() if beyond or isinstance(dtype, pl.Null) else dtype

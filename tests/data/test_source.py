@@ -149,6 +149,7 @@ def test_types_are_made_plain():
             "n": pl.Series([None, None], dtype=pl.Null),
             "l": pl.Series([["a"], ["b"]], dtype=pl.List(pl.Categorical)),
             "v": pl.Series([[1, 2], [3, 4]], dtype=pl.Array(pl.Int32, 2)),
+            "i": pl.Series([2**100, None], dtype=pl.Int128),
         }
     )
     source = open_source(frame, CONFIG)
@@ -160,6 +161,7 @@ def test_types_are_made_plain():
         "n": pl.String,
         "l": pl.List(pl.String),
         "v": pl.List(pl.Int32),
+        "i": pl.String,
     }
     got = everything(source)
     assert dict(got.schema) == source.dtypes

@@ -270,6 +270,7 @@ def test_columns_of_unequal_length():
 def test_what_is_no_table():
     fails(42, "type int")
     fails([1, 2, 3], "type list")
+    fails(pl.Series([1, 2]), "not a table", "<Series>")
 
 
 def test_lazy_frame_that_fails():

@@ -43,7 +43,11 @@ def to_part(data: Any) -> Part:
     if pandas is not None and isinstance(data, pandas.DataFrame):
         return FramePart(_from_pandas(data, pandas, name), name)
     if hasattr(data, "__arrow_c_stream__"):
-        return _spill_stream(pa.RecordBatchReader.from_stream(data), name)
+        try:
+            reader = pa.RecordBatchReader.from_stream(data)
+        except pa.ArrowException as error:
+            raise DataError(f"not a table with named columns: {error}", file=name, mend=_MEND) from None
+        return _spill_stream(reader, name)
     if isinstance(data, Mapping):
         try:
             return FramePart(pl.DataFrame(dict(data)), name)

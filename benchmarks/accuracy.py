@@ -23,7 +23,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 import host
 from baselines import Roles, baselines
-from datasets import DATA_SETS, DataSet, Splits
+from datasets import DATA_SETS, Splits
 
 COMMAND_LINE = [sys.executable, "-c", "import sys; from clickherd.cli import main; sys.exit(main())"]
 
@@ -40,12 +40,18 @@ def main() -> None:
     }
     for name in args.data_sets:
         data = DATA_SETS[name]
-        splits = data.splits()
-        entry: dict[str, Any] = {"rows": [len(frame) for frame in splits], "note": data.note, "models": {}}
+        splits, roles = data.splits()
+        clicks = [int(frame[roles.label].sum()) for frame in splits]
+        entry: dict[str, Any] = {
+            "rows": [len(frame) for frame in splits],
+            "clicks": clicks,
+            "note": data.note,
+            "models": {},
+        }
         if not args.skip_baselines:
-            entry["models"] |= baselines(*splits, data.roles)
+            entry["models"] |= baselines(*splits, roles)
         if args.clickherd:
-            entry["models"]["clickherd"] = clickherd(name, data, splits, args)
+            entry["models"]["clickherd"] = clickherd(name, splits, roles, args)
         result["data_sets"][name] = entry
         file.write_text(json.dumps(result, indent=1) + "\n")
         print(table({name: entry}), file=sys.stderr, flush=True)
@@ -69,7 +75,7 @@ def read_arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def clickherd(name: str, data: DataSet, splits: Splits, args: argparse.Namespace) -> dict[str, Any]:
+def clickherd(name: str, splits: Splits, roles: Roles, args: argparse.Namespace) -> dict[str, Any]:
     """Scores of `clickherd train` over the seeds, as mean and standard deviation."""
     runs = []
     with tempfile.TemporaryDirectory() as folder:
@@ -77,10 +83,10 @@ def clickherd(name: str, data: DataSet, splits: Splits, args: argparse.Namespace
         for frame, path in zip(splits, paths, strict=True):
             frame.write_parquet(path)
         command = [*COMMAND_LINE, "train", paths[0], "--valid", paths[1], "--test", paths[2], "--json", "--no-report"]
-        command += ["--label", data.roles.label]
+        command += ["--label", roles.label]
         recipe = args.recipes / f"{name}.yaml" if args.recipes else None
         command += ["--recipe", recipe] if recipe and recipe.exists() else []
-        for setting in [f"data.roles={json.dumps(column_roles(data.roles))}", *args.set]:
+        for setting in [f"data.roles={json.dumps(column_roles(roles))}", *args.set]:
             command += ["--set", setting]
         for seed in range(args.seeds):
             seeded = [*command, "--seed", seed, "--out", Path(folder) / f"run-{seed}"]
@@ -117,8 +123,15 @@ def table(data_sets: Mapping[str, Any]) -> str:
             test = [with_spread(model["test"], key) for key in ("auc", "logloss")]
             settings = ", ".join(f"{key} {value}" for key, value in model["settings"].items())
             lines.append(f"| {name} | {title} | {' | '.join(test)} | {model['valid']['auc']:.4f} | {settings} |")
-    notes = [f"- {name}: {'/'.join(f'{n:,}' for n in e['rows'])} rows; {e['note']}" for name, e in data_sets.items()]
+    notes = [
+        f"- {name}: {by_split(entry['rows'])} rows, {by_split(entry['clicks'])} clicks; {entry['note']}"
+        for name, entry in data_sets.items()
+    ]
     return "\n".join([*lines, "", *notes, ""])
+
+
+def by_split(counts: list[int]) -> str:
+    return " / ".join(f"{count:,}" for count in counts)
 
 
 def with_spread(figures: Mapping[str, float], key: str) -> str:

@@ -5,9 +5,10 @@ Files are looked for under the folder that the environment variable CLICKHERD_DA
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import polars as pl
@@ -24,10 +25,18 @@ class DataSet:
     read: Callable[[Path], Splits]
     note: str = ""
 
-    def splits(self) -> Splits:
-        """The rows in the form that `baselines` takes: label 0 or 1, numeric columns float, the rest text."""
+    def splits(self) -> tuple[Splits, Roles]:
+        """The rows in the form that `baselines` takes (label 0 or 1, numeric columns float, the rest text) and the
+        roles of the columns that are left: those that never vary in the training rows go.
+        """
         train, valid, test = (self._typed(frame) for frame in self.read(root()))
-        return train, valid, test
+        varying = {name for name in train.columns if train[name].n_unique() > 1}
+        kept = {
+            part: tuple(name for name in getattr(self.roles, part) if name in varying)
+            for part in ("numeric", "categorical", "multi")
+        }
+        columns = [self.roles.label, *itertools.chain.from_iterable(kept.values())]
+        return (train.select(columns), valid.select(columns), test.select(columns)), replace(self.roles, **kept)
 
     def _typed(self, frame: pl.DataFrame) -> pl.DataFrame:
         roles = self.roles

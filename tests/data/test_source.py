@@ -200,6 +200,15 @@ def test_arrow_types_that_polars_does_not_know(stream):
         open_source(table, CONFIG).head()
 
 
+def test_column_with_an_empty_name(tmp_path):
+    pl.DataFrame({"": [7, 8], "label": [0, 1]}).write_parquet(tmp_path / "a.parquet")
+    for data in (tmp_path / "a.parquet", pl.read_parquet(tmp_path / "a.parquet").to_arrow()):
+        source = open_source(data, CONFIG)
+        assert everything(source).rows() == [(7, 0), (8, 1)]
+        assert source.columns == ("", "label")
+        assert source.head().height == 2
+
+
 def test_pandas_sparse_column():
     frame = pd.DataFrame({"label": [0, 1], "p": pd.arrays.SparseArray([0, 1])})
     assert everything(open_source(frame, CONFIG))["p"].to_list() == [0, 1]

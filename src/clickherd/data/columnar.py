@@ -42,6 +42,7 @@ def frame_of(batch: pa.RecordBatch | pa.Table) -> pl.DataFrame:
             batch = batch.set_column(i, field.name, pa.nulls(batch.num_rows))
     frame = pl.from_arrow(batch)
     assert isinstance(frame, pl.DataFrame)
+    frame.columns = batch.schema.names  # polars renames a column whose name is empty
     return frame
 
 

@@ -104,9 +104,8 @@ def train(
             "source.test": test or None,
         }
     )
-    if resume is not None:
-        if settings or recipe or set_ or out:
-            raise ConfigError("--resume takes its data and settings from the run folder", mend="Leave the rest out.")
+    if resume is not None and (settings or recipe or set_ or out):
+        raise ConfigError("--resume takes its data and settings from the run folder", mend="Leave the rest out.")
     from clickherd import runs
     from clickherd.config import load_yaml, merge, parse_assignments, resolve
     from clickherd.progress import RichObserver

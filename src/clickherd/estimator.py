@@ -10,16 +10,16 @@ from typing import Any, Self
 import numpy as np
 import numpy.typing as npt
 import polars as pl
+from scipy.sparse import issparse
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.utils.multiclass import check_classification_targets
-from sklearn.utils.validation import check_is_fitted, validate_data
+from sklearn.utils.validation import assert_all_finite, check_is_fitted, column_or_1d, validate_data
 
 from clickherd import checkpoint
 from clickherd.config import DataConfig, dump_yaml, merge, resolve
-from clickherd.data.encode import Encoder
-from clickherd.data.prepare import Prepared, encode_stream, prepare
+from clickherd.data.prepare import Prepared, encode_stream, encode_to_store, prepare
 from clickherd.data.source import open_source
-from clickherd.data.store import Store, StoreWriter
+from clickherd.data.store import Store
 from clickherd.learner import Learner
 from clickherd.network import ClickModel
 from clickherd.train import Trainer, batch_size_for, epoch_order, seeded, use_threads
@@ -120,8 +120,8 @@ class CTRClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # sc
     def predict(self, X: Any) -> npt.NDArray[Any]:
         """The likelier class of each row."""
         proba = self.predict_proba(X)  # first: it says so when the estimator is not fitted
-        classes: npt.NDArray[Any] = self.classes_
-        return classes[(proba[:, 1] > 0.5).astype(int)]
+        likelier: npt.NDArray[Any] = self.classes_[(proba[:, 1] > 0.5).astype(int)]
+        return likelier
 
     def save(self, folder: str | Path) -> None:
         """Write a run folder that `CTRClassifier.load` and `clickherd.load` open."""
@@ -182,16 +182,11 @@ class CTRClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # sc
     def _store(self, frame: pl.DataFrame, folder: Path) -> Store:
         """The rows encoded with the fitted vocabularies."""
         use_threads(self.threads)
-        writer = StoreWriter(folder / "rows", self.encoder_.layout)
-        source = open_source(frame, self.config_.data)
-        for batch in encode_stream(self.encoder_, source, labels=True):
-            writer.append(batch)
-        writer.close()
-        return Store(folder / "rows")
+        return encode_to_store(self.encoder_, open_source(frame, self.config_.data), folder / "rows")
 
     def _features(self, X: Any, *, reset: bool) -> pl.DataFrame:
         """X as a frame of raw columns, checked against the columns seen in `fit`."""
-        if hasattr(X, "__arrow_c_stream__") or hasattr(X, "__dataframe__") or isinstance(X, Mapping):
+        if not issparse(X) and (hasattr(X, "__arrow_c_stream__") or isinstance(X, Mapping)):
             validate_data(self, X, reset=reset, skip_check_array=True)
             source = open_source(X, DataConfig(label=LABEL), need_label=False)
             return pl.concat([chunk.frame for chunk in source.chunks()])
@@ -204,9 +199,8 @@ class CTRClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # sc
         frame = self._features(X, reset=first)
         if y is None:
             raise ValueError("requires y to be passed, but the target y is None")
-        y = np.asarray(y)
-        if y.ndim == 2 and y.shape[1] == 1:
-            y = y[:, 0]
+        y = column_or_1d(y, warn=True)
+        assert_all_finite(y, input_name="y")
         check_classification_targets(y)
         if len(y) != len(frame):
             raise ValueError(f"X has {len(frame)} rows and y has {len(y)}")

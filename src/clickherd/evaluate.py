@@ -38,7 +38,7 @@ def score(
 ) -> dict[str, float | None]:
     """All metrics; None where one is undefined: AUC, GAUC and NE of a single class, calibration without clicks."""
     if len(y_true) and y_true.min() != y_true.max():
-        return dict(metrics.scores(y_true, y_score, groups))
+        return metrics.scores(y_true, y_score, groups)
     undefined: dict[str, float | None] = dict.fromkeys(("auc", "logloss", "gauc", "ne", "calibration", "ece"))
     if len(y_true):
         undefined["logloss"] = metrics.logloss(y_true, y_score)

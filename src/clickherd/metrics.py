@@ -11,7 +11,7 @@ outside [0, 1].
 from __future__ import annotations
 
 import warnings
-from typing import Any, TypedDict
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -20,17 +20,6 @@ from clickherd.errors import DataError
 
 Floats = npt.NDArray[np.floating[Any]]
 Bools = npt.NDArray[np.bool_]
-
-
-class Scores(TypedDict):
-    """What `scores` returns. `gauc` is None without groups, or when no group holds both classes."""
-
-    auc: float
-    logloss: float
-    gauc: float | None
-    ne: float
-    calibration: float
-    ece: float
 
 
 def auc(y_true: npt.ArrayLike, y_score: npt.ArrayLike) -> float:
@@ -128,19 +117,24 @@ def ece(y_true: npt.ArrayLike, y_score: npt.ArrayLike, bins: int = 15) -> float:
     return float(np.abs(predicted - clicks).sum() / len(score))
 
 
-def scores(y_true: npt.ArrayLike, y_score: npt.ArrayLike, groups: npt.ArrayLike | None = None) -> Scores:
-    """All scores of predicted probabilities at once; `gauc` is None without `groups`."""
+def scores(
+    y_true: npt.ArrayLike, y_score: npt.ArrayLike, groups: npt.ArrayLike | None = None
+) -> dict[str, float | None]:
+    """All scores of predicted probabilities at once, by name.
+
+    `gauc` is None without `groups`, or when no group holds both classes.
+    """
     clicked, score = _checked(y_true, y_score, probabilities=True)
     _require_both(clicked, "AUC")
     loss = logloss(clicked, score)
-    return Scores(
-        auc=auc(clicked, score),
-        logloss=loss,
-        gauc=None if groups is None else gauc(clicked, score, groups),
-        ne=loss / _base_entropy(clicked),
-        calibration=calibration(clicked, score),
-        ece=ece(clicked, score),
-    )
+    return {
+        "auc": auc(clicked, score),
+        "logloss": loss,
+        "gauc": None if groups is None else gauc(clicked, score, groups),
+        "ne": loss / _base_entropy(clicked),
+        "calibration": calibration(clicked, score),
+        "ece": ece(clicked, score),
+    }
 
 
 def _pairs(

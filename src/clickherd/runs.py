@@ -192,7 +192,8 @@ class Run:
 
     def predictions(self, data: DataLike, *, labels: bool = False) -> Iterator[tuple[npt.NDArray[np.float64], Any]]:
         """(probabilities, encoded batch) for chunks of rows, in bounded memory."""
-        source = open_source(data, self.config.data, need_label=labels)
+        names = [column.name for column in self.encoder.schema.columns]
+        source = open_source(data, self.config.data, need_label=labels, names=names)
         self.encoder.unseen.clear()
         for batch in encode_stream(self.encoder, source, labels=labels):
             yield self.model.predict(batch), batch

@@ -1,0 +1,35 @@
+"""The profile of a user's own file before any training: roles, distinct values, what is missing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from clickherd.config import DataConfig
+from clickherd.data.schema import SAMPLE_ROWS, infer_schema
+from clickherd.data.source import DataLike, open_source
+
+EXAMPLES = 3
+
+
+def describe_source(data: DataLike, config: DataConfig, *, need_label: bool) -> Iterator[tuple[str, ...]]:
+    """One row per column: name, role, distinct values, missing share, most frequent values, note.
+
+    Counts are those of a sample of at most 50,000 rows, which holds all rows of a smaller file.
+
+    Raises:
+        DataError: the files cannot be read.
+    """
+    source = open_source(data, config, need_label=need_label)
+    sample = source.head(SAMPLE_ROWS)
+    for column in infer_schema(source, config).columns:
+        values = sample[column.name]
+        present = values.drop_nulls()
+        top = present.value_counts(sort=True).head(EXAMPLES)[column.name].to_list()
+        yield (
+            column.name,
+            column.role,
+            f"{present.n_unique():,}",
+            f"{values.null_count() / max(len(values), 1):.1%}",
+            ", ".join(str(value) for value in top),
+            column.note,
+        )

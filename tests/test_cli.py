@@ -1,0 +1,331 @@
+"""The command line as a user meets it: what it prints, what it leaves on disk, how it ends."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pytest
+
+from clickherd import cli, load
+from clickherd.checkpoint import load as load_tensors
+
+Run = Callable[..., tuple[int, str, str]]
+SMALL = ["--set", "model.mlp.hidden_units=[16]", "--set", "data.min_count=1"]
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CLICKHERD_CACHE", str(tmp_path / "cache"))
+    monkeypatch.chdir(tmp_path)
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    monkeypatch.setattr(signal, "signal", lambda number, handler: handlers[number])
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+    """`run("train", …)` → (exit code, stdout, stderr)."""
+
+    def call(*arguments: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["clickherd", *map(str, arguments)])
+        capsys.readouterr()
+        try:
+            cli.main()
+            code: Any = 0
+        except SystemExit as end:
+            code = end.code or 0
+        captured = capsys.readouterr()
+        return code, captured.out, " ".join(captured.err.split())
+
+    return call
+
+
+def log(num_rows: int = 1200, seed: int = 0) -> pl.DataFrame:
+    rng = np.random.default_rng(seed)
+    user, item = rng.integers(0, 40, num_rows), rng.integers(0, 30, num_rows)
+    taste = np.random.default_rng(9).standard_normal((40, 30))
+    click = rng.random(num_rows) < 1 / (1 + np.exp(-2 * taste[user, item]))
+    return pl.DataFrame(
+        {
+            "clicked": click.astype(int),
+            "user_id": user,
+            "item": [f"i{i}" for i in item],
+            "price": rng.lognormal(1, 1, num_rows).round(3),
+            "tags": rng.choice(["a|b", "b", "c|a"], num_rows),
+        }
+    )
+
+
+@pytest.fixture
+def clicks(tmp_path: Path) -> Path:
+    path = tmp_path / "clicks.csv"
+    log().write_csv(path)
+    return path
+
+
+def test_train_prints_exactly_the_json_of_the_design(run: Run, clicks: Path, tmp_path: Path) -> None:
+    code, out, err = run("train", clicks, "--label", "clicked", "--epochs", 2, "--out", "run", "--json", *SMALL)
+    assert code == 0, err
+    result = json.loads(out)
+    assert list(result) == [
+        "model",
+        "rows",
+        "batch_size",
+        "epochs",
+        "best_epoch",
+        "valid",
+        "test",
+        "seconds",
+        "samples_per_second",
+        "peak_rss_mib",
+        "run",
+    ]
+    assert list(result["rows"]) == ["train", "valid", "test"]
+    assert sum(result["rows"].values()) == 1200
+    assert list(result["test"]) == ["auc", "logloss", "gauc", "ne", "calibration"]
+    assert list(result["seconds"]) == ["encode", "train", "evaluate"]
+    assert result["test"]["gauc"] is not None  # user_id groups rows by itself
+    assert json.loads((tmp_path / "run" / "metrics.json").read_text()) == result
+    names = {path.name for path in (tmp_path / "run").iterdir()}
+    assert names == {
+        "config.yaml",
+        "metrics.jsonl",
+        "metrics.json",
+        "model.safetensors",
+        "encoder",
+        "checkpoint",
+        "report.html",
+    }
+    for role in ("user_id categorical", "price numeric", "tags multi"):
+        assert role in err
+
+
+def test_a_second_run_reuses_the_store_and_repeats_the_first_bit_for_bit(run: Run, clicks: Path) -> None:
+    results = []
+    for name in ("one", "two"):
+        code, out, err = run(
+            "train", clicks, "--label", "clicked", "--epochs", 2, "--out", name, "--json", "--no-report", *SMALL
+        )
+        assert code == 0
+        assert ("reusing" in err) == (name == "two")
+        results.append(json.loads(out))
+    assert results[0]["test"] == results[1]["test"]
+    one, two = (load_tensors(Path(name) / "model.safetensors")[0] for name in ("one", "two"))
+    assert all((one[name] == two[name]).all() for name in one)
+
+
+def test_predict_and_evaluate_need_only_the_run_folder(run: Run, clicks: Path, tmp_path: Path) -> None:
+    run("train", clicks, "--label", "clicked", "--epochs", 1, "--out", "run", "--no-report", *SMALL)
+    moved = tmp_path / "elsewhere"
+    (tmp_path / "run").rename(moved)
+    clicks.unlink()
+    new = log(100, seed=5).with_columns(item=pl.when(pl.col("price") > 3).then(pl.lit("new")).otherwise("item"))
+    new.drop("clicked").write_parquet("new.parquet")
+    new.write_parquet("labelled.parquet")
+    code, _, err = run("predict", moved, "new.parquet", "--out", "p.csv")
+    assert code == 0
+    assert f"item {(new['item'] == 'new').sum()}" in err
+    predicted = pl.read_csv("p.csv")["click_probability"].to_numpy()
+    np.testing.assert_allclose(predicted, load(moved).predict_proba(new.drop("clicked")), rtol=1e-12)
+    code, out, _ = run("evaluate", moved, "labelled.parquet", "--json")
+    scores = json.loads(out)
+    assert {"auc", "logloss", "gauc", "ne", "calibration", "ece", "unseen"} <= set(scores)
+    assert scores["unseen"]["item"] == (new["item"] == "new").sum()
+
+
+def test_the_resolved_config_repeats_the_run(run: Run, clicks: Path) -> None:
+    _, first, _ = run(
+        "train", clicks, "--label", "clicked", "--epochs", 1, "--out", "a", "--json", "--no-report", *SMALL
+    )
+    code, again, _ = run("train", "--recipe", "a/config.yaml", "--out", "b", "--json", "--no-report")
+    assert code == 0
+    assert json.loads(again)["test"] == json.loads(first)["test"]
+
+
+def test_report_is_written_again(run: Run, clicks: Path) -> None:
+    run("train", clicks, "--label", "clicked", "--epochs", 1, "--out", "run", "--no-report", *SMALL)
+    assert not Path("run/report.html").exists()
+    code, out, _ = run("report", "run")
+    assert code == 0
+    assert "<html" in Path(out.strip()).read_text(encoding="utf-8")
+
+
+def test_other_labels_take_positive(run: Run) -> None:
+    log().with_columns(
+        clicked=pl.when(pl.col("clicked") == 1).then(pl.lit(">50K")).otherwise(pl.lit("<=50K"))
+    ).write_csv("income.csv")
+    code, _, err = run("train", "income.csv", "--label", "clicked", "--out", "run")
+    assert code == 2
+    assert ">50K" in err
+    assert "<=50K" in err
+    assert "--positive" in err
+    code, _, err = run(
+        "train", "income.csv", "--label", "clicked", "--positive", ">50K", "--epochs", 1, "--out", "run", *SMALL
+    )
+    assert code == 0, err
+
+
+def write(text: str | bytes) -> Path:
+    path = Path("bad.csv")
+    path.write_bytes(text.encode() if isinstance(text, str) else text)
+    return path
+
+
+GOOD = "clicked,item,price\n" + "".join(f"{i % 2},i{i % 7},{i}.5\n" for i in range(200))
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        (None, ["bad.csv"]),
+        ("", ["bad.csv", "empty"]),
+        ("clicked,item\n", ["bad.csv", "row"]),
+        (GOOD.replace("clicked", "klicked"), ["clicked", "klicked", "--label"]),
+        (GOOD.replace("\n1,", "\n2,"), ["clicked", "--positive", "0", "2"]),
+        (GOOD.replace("\n1,", "\n0,"), ["clicked", "all training rows have the label 0"]),
+        (GOOD + "1,i3\n", ["bad.csv", "line 202"]),
+        (GOOD + "1,i3,4,5\n", ["bad.csv", "line 202"]),
+        (GOOD + "1,i3,inf\n", ["price", "inf", "bad.csv"]),
+        (GOOD + "1,i3,nan\n", ["price", "nan", "bad.csv"]),
+        (GOOD.replace("item", "price"), ["price", "same name"]),
+        (GOOD.encode() + b"1,\xff\xfe,3\n", ["bad.csv", "line 202", "UTF-8"]),
+        (GOOD + ",i3,4\n", ["clicked", "bad.csv", "row 201"]),
+        ("clicked,item\n" + "0,x\n1,x\n" * 50, ["item", "same value"]),
+    ],
+    ids=[
+        "missing-file",
+        "empty-file",
+        "header-only",
+        "no-label-column",
+        "labels-not-0-1",
+        "one-class",
+        "short-row",
+        "long-row",
+        "infinity",
+        "nan",
+        "duplicate-column",
+        "not-utf8",
+        "missing-label",
+        "nothing-to-learn-from",
+    ],
+)
+def test_bad_rows_end_with_2_and_say_where(run: Run, text: str | bytes | None, says: list[str]) -> None:
+    path = Path("bad.csv") if text is None else write(text)
+    code, out, err = run("train", path, "--label", "clicked", "--out", "run", *SMALL)
+    assert code == 2, err
+    assert out == ""
+    for word in says:
+        assert word.lower() in err.lower(), err
+    assert not Path("run").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["--model", "deepfn"], ["deepfn", "deepfm", "dcnv2"]),
+        (["--rule", "cowclap"], ["cowclip", "n2-lambda"]),
+        (["--set", "optim.l22=1"], ["optim.l22", "l2", "zeta"]),
+        (["--set", "train.batch_size=-1"], ["train.batch_size", "-1"]),
+        (["--set", "nonsense"], ["nonsense", "group.name=value"]),
+        (["--role", "prize=numeric"], ["prize", "price"]),
+        (["--role", "price=number"], ["price", "number", "numeric"]),
+        (["--recipe", "nowhere.yaml"], ["nowhere.yaml"]),
+        (["--out", "taken"], ["taken", "already exists"]),
+        (["--test", "nowhere.parquet"], ["nowhere.parquet"]),
+    ],
+)
+def test_bad_settings_end_with_2_and_list_what_is_valid(
+    run: Run, clicks: Path, arguments: list[str], says: list[str]
+) -> None:
+    Path("taken").mkdir()
+    code, _, err = run("train", clicks, "--label", "clicked", *arguments)
+    assert code == 2, err
+    for word in says:
+        assert word in err, err
+    assert list(Path("taken").iterdir()) == []
+
+
+def test_a_type_that_changes_between_files_is_named(run: Run) -> None:
+    log(300).write_csv("a.csv")
+    log(300).with_columns(price=pl.lit("cheap")).write_csv("b.csv")
+    code, _, err = run("train", "a.csv", "b.csv", "--label", "clicked", "--out", "run")
+    assert code == 2
+    for word in ("b.csv", "price", "cheap"):
+        assert word in err
+
+
+def test_a_column_missing_at_prediction_is_named(run: Run, clicks: Path) -> None:
+    run("train", clicks, "--label", "clicked", "--epochs", 1, "--out", "run", "--no-report", *SMALL)
+    log(10).drop("price").write_csv("new.csv")
+    code, _, err = run("predict", "run", "new.csv", "--out", "p.csv")
+    assert code == 2
+    assert "price" in err
+    assert not Path("p.csv").exists()
+
+
+def test_constant_and_empty_columns_are_left_out_with_a_note(run: Run) -> None:
+    log().with_columns(same=pl.lit("x"), void=pl.lit(None, dtype=pl.String)).write_csv("more.csv")
+    code, _, err = run("train", "more.csv", "--label", "clicked", "--epochs", 1, "--out", "run", "--no-report", *SMALL)
+    assert code == 0
+    assert "same ignored" in err
+    assert "void ignored" in err
+    code, _, err = run("train", "more.csv", "--label", "clicked", "--role", "same=categorical", "--out", "run2")
+    assert code == 2
+    assert "same" in err
+
+
+def test_evaluate_of_no_run_folder_says_so(run: Run, clicks: Path) -> None:
+    code, _, err = run("evaluate", "nowhere", clicks)
+    assert code == 2
+    assert "nowhere" in err
+
+
+def train_in_background(clicks: Path, out: str) -> subprocess.Popen[bytes]:
+    command = [
+        sys.executable,
+        "-c",
+        "from clickherd.cli import main; main()",
+        "train",
+        str(clicks),
+        "--label",
+        "clicked",
+    ]
+    command += ["--epochs", "6", "--batch-size", "64", "--out", out, "--no-report", *SMALL]
+    command += ["--set", "train.patience=null", "--set", "train.checkpoint_seconds=0.001"]
+    return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
+def test_a_killed_run_resumes_to_the_identical_weights(run: Run, number: signal.Signals) -> None:
+    log(20_000).write_csv("long.csv")
+    whole = train_in_background(Path("long.csv"), "whole")
+    assert whole.wait() == 0
+    cut = train_in_background(Path("long.csv"), "cut")
+    deadline = time.monotonic() + 60
+    while not Path("cut/metrics.jsonl").exists():  # the first epoch is done, the second runs
+        assert cut.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    os.kill(cut.pid, number)
+    assert cut.wait() == (-signal.SIGKILL if number == signal.SIGKILL else 130)
+    assert not Path("cut/metrics.json").exists()
+    code, _, err = run("train", "--resume", "cut", "--no-report")
+    assert code == 0
+    assert "resuming" in err
+    expected, got = (load_tensors(Path(name) / "model.safetensors")[0] for name in ("whole", "cut"))
+    assert all((expected[name] == got[name]).all() for name in expected)
+    final, resumed = (load_tensors(Path(name) / "checkpoint" / "state.safetensors")[0] for name in ("whole", "cut"))
+    assert all((final[name] == resumed[name]).all() for name in final)
+    assert (
+        json.loads(Path("whole/metrics.json").read_text())["test"]
+        == json.loads(Path("cut/metrics.json").read_text())["test"]
+    )

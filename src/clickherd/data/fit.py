@@ -227,7 +227,11 @@ class LabelTally:
         if self._classes == {0.0} and self.config.positive is not None:
             raise no_positive(self.config.positive, self.values(), file, self.label)
         if not self._classes:
-            raise DataError("there are no training rows", file=file, mend="Check the file and the split's fractions.")
+            raise DataError(
+                "the split leaves no training rows",
+                file=file,
+                mend="Give more rows or smaller fractions. A split by time keeps rows of one instant together.",
+            )
         only = int(self._classes.pop())
         raise DataError(
             f"all training rows have the label {only}",

@@ -224,5 +224,6 @@ def quantile_edges(sample: Floats, buckets: int) -> tuple[float, ...]:
     """Edges between `buckets` buckets of equally many values; fewer where values repeat."""
     if not len(sample):
         return ()
-    edges = np.unique(np.quantile(sample, np.linspace(0, 1, buckets + 1)[1:-1]))
+    # edges are values that occur, so no bucket between two of them is empty
+    edges = np.unique(np.quantile(sample, np.linspace(0, 1, buckets + 1)[1:-1], method="higher"))
     return tuple(edges[edges > sample.min()].tolist())

@@ -96,27 +96,37 @@ def prepare(
     }
     cache = _cache_dir(cache_dir)
     folder = cache / hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:32]
-    reused = folder.exists()
-    if reused:
-        announce(f"reusing the encoded rows in {folder}")
-    else:
-        with _partial(cache) as partial:
-            _Build(source, given, config, seed, partial, announce).run()
-            _publish(partial, folder)
-    prepared = _open(folder, reused, began)
-    if not reused:
-        announce(f"encoded {_rows(prepared.profile)} in {prepared.seconds:.1f} s")
+    if folder.exists():
+        try:
+            prepared = _open(folder, True, began)
+        except (OSError, ValueError, KeyError) as error:
+            announce(f"the encoded rows in {folder} are damaged ({error}); encoding again")
+            shutil.rmtree(folder)
+        else:
+            announce(f"reusing the encoded rows in {folder}")
+            return prepared
+    with _partial(cache) as partial:
+        _Build(source, given, config, seed, partial, announce).run()
+        _publish(partial, folder)
+    prepared = _open(folder, False, began)
+    announce(f"encoded {_rows(prepared.profile)} in {prepared.seconds:.1f} s")
     return prepared
 
 
 def _open(folder: Path, reused: bool, began: float) -> Prepared:
-    stores = {name: Store(folder / name) if (folder / name).exists() else None for name in NAMES}
-    train = stores["train"]
-    assert train is not None
     profile = json.loads((folder / "profile.json").read_text(encoding="utf-8"))
+    stores = {name: Store(folder / name) for name in profile["rows"]}
     encoder = Encoder.load(folder / "encoder")
-    seconds = time.perf_counter() - began
-    return Prepared(encoder, train, stores["valid"], stores["test"], profile, folder, reused, seconds)
+    return Prepared(
+        encoder=encoder,
+        train=stores["train"],
+        valid=stores.get("valid"),
+        test=stores.get("test"),
+        profile=profile,
+        path=folder,
+        reused=reused,
+        seconds=time.perf_counter() - began,
+    )
 
 
 def _rows(profile: dict[str, Any]) -> str:
@@ -136,7 +146,7 @@ class _Build:
         announce: Callable[[str], None],
     ) -> None:
         self.source, self.given, self.config, self.folder, self.announce = source, given, config, folder, announce
-        self.schema = infer_schema(source, config)
+        self.schema = infer_schema(source, config, settle=False)  # fit decides on constant columns
         self.splitter = plan_split(
             source, config, self.schema.time_column, valid_given="valid" in given, test_given="test" in given, seed=seed
         )
@@ -180,6 +190,12 @@ class _Build:
 
     def _encode(self, encoder: Encoder) -> dict[str, SplitTally]:
         """The second pass; returns what each split's rows were like."""
+        with contextlib.ExitStack() as writing:
+            tallies = self._write(encoder, writing)
+        encoder.unseen.clear()
+        return tallies
+
+    def _write(self, encoder: Encoder, writing: contextlib.ExitStack) -> dict[str, SplitTally]:
         writers: dict[str, StoreWriter] = {}
         tallies = {name: SplitTally(encoder.layout) for name in NAMES}
         splitters: dict[str, Splitter | None] = {"train": self.splitter, **dict.fromkeys(self.given)}
@@ -193,14 +209,11 @@ class _Build:
                     if part is None or not len(part):
                         continue
                     if name not in writers:
-                        writers[name] = _writer(self.folder / name, encoder.layout, part)
+                        writers[name] = writing.enter_context(_writer(self.folder / name, encoder.layout, part))
                     writers[name].append(part)
                     tallies[name].add(part)
             if given_name not in writers:
                 raise DataError("there are no rows", file=source.name, mend="Check the file.")
-        for writer in writers.values():
-            writer.close()
-        encoder.unseen.clear()
         return {name: tallies[name] for name in NAMES if name in writers}
 
 
@@ -264,15 +277,12 @@ def encode_to_store(encoder: Encoder, source: Source, path: Path) -> Store:
         DataError: as `encode_stream`; also if there are no rows, or the disk is full.
     """
     writer = None
-    try:
+    with _disk_full_explained(path.parent), contextlib.ExitStack() as writing:
         for batch in encode_stream(encoder, source, labels=True, rows=CHUNK_ROWS):
-            writer = writer or _writer(path, encoder.layout, batch)
+            writer = writer or writing.enter_context(_writer(path, encoder.layout, batch))
             writer.append(batch)
         if writer is None:
             raise DataError("there are no rows", file=source.name, mend="Check the file.")
-        writer.close()
-    except OSError as error:
-        raise _explained(error, path.parent) from error
     return Store(path)
 
 
@@ -283,7 +293,11 @@ def _cache_dir(cache_dir: Path | None) -> Path:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise _explained(error, folder) from None
+        raise DataError(
+            f"the cache's folder cannot be made: {error.strerror}",
+            file=folder,
+            mend="Set CLICKHERD_CACHE to a folder that can be written.",
+        ) from None
     for stale in folder.glob(".*.partial"):
         with contextlib.suppress(OSError):  # another run may be removing it just now
             newest = max(path.stat().st_mtime for path in (stale, *stale.rglob("*")))
@@ -297,12 +311,21 @@ def _partial(cache: Path) -> Iterator[Path]:
     """A new folder that is gone afterwards, unless it was renamed."""
     folder = cache / f".{uuid.uuid4().hex}.partial"
     try:
-        folder.mkdir()
-        yield folder
-    except OSError as error:
-        raise _explained(error, cache) from error
+        with _disk_full_explained(cache):
+            folder.mkdir()
+            yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _disk_full_explained(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise disk_full(folder, None) from error
 
 
 def _publish(partial: Path, folder: Path) -> None:
@@ -312,19 +335,6 @@ def _publish(partial: Path, folder: Path) -> None:
     except OSError:
         if not folder.exists():
             raise
-
-
-def _explained(error: OSError, cache: Path) -> Exception:
-    """What the user can do about a disk that cannot be written; other errors come back as they are."""
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return disk_full(cache, None)
-    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST):
-        return DataError(
-            f"the cache cannot be written: {error.strerror}",
-            file=error.filename or cache,
-            mend="Set CLICKHERD_CACHE to a folder that can.",
-        )
-    return error
 
 
 def disk_full(cache: Path, needed: int | None) -> DataError:

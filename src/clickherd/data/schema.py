@@ -89,10 +89,11 @@ class Schema:
         return "; ".join(text for text in (column.note, groups) if text)
 
 
-def infer_schema(source: Source, config: DataConfig) -> Schema:
+def infer_schema(source: Source, config: DataConfig, *, settle: bool = True) -> Schema:
     """The role of each column of `source`.
 
-    Whether a column is constant or empty is decided here if the sample holds all rows, otherwise once they are counted.
+    A column that is constant or empty in the sample may vary later. `settle` looks through all rows for that; without
+    it, such columns are left as features (for `fit`, which counts all rows anyway).
 
     Raises:
         ConfigError: a setting names a column that is not there, or two settings contradict each other.
@@ -100,8 +101,11 @@ def infer_schema(source: Source, config: DataConfig) -> Schema:
     """
     _check_names(source, config)
     sample = source.head(SAMPLE_ROWS)
-    complete = sample.height < SAMPLE_ROWS
-    columns = tuple(_column(sample[name], config, complete=complete) for name in source.columns)
+    columns = tuple(_column(sample[name], config) for name in source.columns)
+    if settle:
+        doubtful = [c.name for c in columns if c.role in FEATURE_ROLES and _is_uniform(sample[c.name], config)]
+        reasons = _uniform_columns(source, doubtful, config)
+        columns = tuple(drop(c, reasons[c.name], config) if c.name in reasons else c for c in columns)
     times = [column.name for column in columns if column.role == "timestamp"]
     groups = [name for word in GROUP_NAMES for name in source.columns if name.lower() == word and name != config.label]
     schema = Schema(
@@ -179,7 +183,7 @@ def _check_names(source: Source, config: DataConfig) -> None:
                 )
 
 
-def _column(values: pl.Series, config: DataConfig, *, complete: bool) -> Column:
+def _column(values: pl.Series, config: DataConfig) -> Column:
     name = values.name
     if name == config.label:
         return Column(name, "label")
@@ -188,11 +192,9 @@ def _column(values: pl.Series, config: DataConfig, *, complete: bool) -> Column:
         return drop(Column(name, "ignored"), note, config)
     if config.roles.get(name) == "ignored":
         return Column(name, "ignored", "as set")
-    values = without_nulls(values, config.null_values)
-    present = values.drop_nulls()
-    if complete and (reason := says_nothing(len(present), present.n_unique(), len(values))):
-        return drop(Column(name, "ignored"), reason, config)
+    present = without_nulls(values, config.null_values).drop_nulls()
     found = _given(present, config) or _inferred(present, config)
+    _check_role(found, present)
     if found.role != "numeric":
         return found
     encoding = config.numeric_columns.get(name, config.numeric)
@@ -200,6 +202,35 @@ def _column(values: pl.Series, config: DataConfig, *, complete: bool) -> Column:
         numbers = present.cast(pl.Float64, strict=False).drop_nulls()
         encoding = "log2" if (numbers.floor() == numbers).all() else "quantile"
     return Column(name, "numeric", found.note, encoding)
+
+
+def _check_role(column: Column, present: pl.Series) -> None:
+    """See that values of such a type can play the role."""
+    is_list = isinstance(present.dtype, pl.List)
+    readable = present.dtype in (pl.String, pl.Boolean) or present.dtype.is_numeric()
+    if (is_list and column.role != "multi") or (column.role == "numeric" and not readable):
+        raise DataError(
+            f"the column cannot be {column.role}: it holds {present.dtype}",
+            column=column.name,
+            mend=f"Say --role {column.name}={'multi' if is_list else 'categorical'}, or leave its role out.",
+        )
+
+
+def _is_uniform(values: pl.Series, config: DataConfig) -> bool:
+    return without_nulls(values, config.null_values).n_unique() <= 1
+
+
+def _uniform_columns(source: Source, names: list[str], config: DataConfig) -> dict[str, str]:
+    """Those of the columns that are the same in all rows, and how so. Reading ends once none is left."""
+    first: dict[str, pl.Series] = {}
+    for chunk in source.chunks(names) if names else ():
+        for name in names:
+            values = without_nulls(chunk.frame[name], config.null_values)
+            first[name] = pl.concat([first.get(name, values.head(0)), values.unique()]).unique()
+        names = [name for name in names if len(first[name]) <= 1]
+        if not names:
+            break
+    return {name: says_nothing(len(first[name].drop_nulls()), 1, 1) for name in names}
 
 
 def says_nothing(present: int, distinct: int, rows: int) -> str:
@@ -248,7 +279,7 @@ def _inferred(present: pl.Series, config: DataConfig) -> Column:
         return Column(name, "ignored", "numbers the rows")
     if measures:
         return Column(name, "numeric", text)
-    if (numbers < 0).any():
+    if (numbers < -1).any():  # a lone -1 is a common mark for "none" among ids
         return Column(name, "numeric", "has negative values")
     note = "" if named_id else "whole numbers are taken for ids"
     if note and numbers.n_unique() > _MANY * len(numbers):
@@ -275,7 +306,7 @@ def _is_float(present: pl.Series) -> bool:
 def _is_time(present: pl.Series, words: list[str]) -> bool:
     if present.dtype == pl.Date or isinstance(present.dtype, pl.Datetime):
         return True
-    if present.dtype == pl.String and present.str.strip_chars().str.contains(_ISO_TIME).all():
+    if present.dtype == pl.String and len(present) and present.str.strip_chars().str.contains(_ISO_TIME).all():
         return not parse_instants(present).has_nulls()
     if not _any(_TIME, words):
         return False

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -155,7 +156,8 @@ class Store:
 class StoreWriter:
     """Appends encoded rows to a store folder; `close` makes it complete. The caller renames the folder into place.
 
-    Plain appends, not maps: a full disk is then an OSError to report, not a SIGBUS.
+    Plain appends, not maps: a full disk is then an OSError to report, not a SIGBUS. As a context manager it closes
+    itself, and leaves the store incomplete after an error.
     """
 
     def __init__(self, path: str | Path, layout: Layout, *, has_groups: bool = False, has_truth: bool = False) -> None:
@@ -166,7 +168,8 @@ class StoreWriter:
         names = ["ids.i32", "numeric.f32", "labels.f32", "groups.u64", "truth.f32"]
         for j in range(len(self._num_values)):
             names += [f"bag_{j}.values.i32", f"bag_{j}.offsets.i64"]
-        self._files = {name: (self.path / name).open("wb") for name in names}
+        self._open = ExitStack()
+        self._files = {name: self._open.enter_context((self.path / name).open("wb")) for name in names}
         for j in range(len(self._num_values)):
             self._write(f"bag_{j}.offsets.i64", np.zeros(1, np.int64))
 
@@ -188,8 +191,7 @@ class StoreWriter:
 
     def close(self) -> None:
         """Flush the columns and write store.json last, so that a cut-off store is never taken for a whole one."""
-        for file in self._files.values():
-            file.close()
+        self._open.close()
         meta = {
             "num_rows": self.num_rows,
             "has_groups": self.has_groups,
@@ -197,3 +199,13 @@ class StoreWriter:
             "layout": asdict(self.layout),
         }
         (self.path / "store.json").write_text(json.dumps(meta))
+
+    def __enter__(self) -> StoreWriter:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is None:
+            self.close()
+        else:
+            with suppress(OSError):  # what is still buffered may not fit on a full disk; the first error is told
+                self._open.close()

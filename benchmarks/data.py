@@ -9,7 +9,7 @@ The built-in click log goes through clickherd's own encoder, numeric columns sca
     <split>_numeric.npy   (N, K) float32
     <split>_labels.npy    (N,) float32: 0 or 1
 
-for the splits train and test.
+for the splits train and test, each in random order, so that its first rows are a sample of all.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import polars as pl
 from sklearn.metrics import log_loss, roc_auc_score
 
@@ -44,7 +45,7 @@ def main() -> None:
         assert prepared.valid is not None
         stores = {"train": prepared.train, "test": prepared.valid}
         for split, store in stores.items():
-            export(store, args.out, split)
+            export(store, args.out, split, np.random.default_rng(args.seed).permutation(len(store)))
         layout = prepared.encoder.layout
         meta = {
             "source": f"built-in click log, seed {args.seed}",
@@ -70,12 +71,14 @@ def read_arguments() -> argparse.Namespace:
 
 
 def encode(scratch: Path, args: argparse.Namespace) -> Prepared:
-    """Generate the rows and encode them; the last ones are the test rows."""
+    """Generate the rows and encode them. The test rows are spread evenly over the log, whose clicks drift in time."""
     log = scratch / "log.parquet"
-    synthetic.write(log, args.rows + args.test_rows, seed=args.seed)
-    parts = {"train": pl.scan_parquet(log).head(args.rows), "test": pl.scan_parquet(log).slice(args.rows)}
-    for split, part in parts.items():
-        part.sink_parquet(scratch / f"{split}.parquet")
+    rows = args.rows + args.test_rows
+    synthetic.write(log, rows, seed=args.seed)
+    number = pl.int_range(pl.len(), dtype=pl.Int64)
+    is_test = number * args.test_rows % rows < args.test_rows
+    for split, kept in {"train": ~is_test, "test": is_test}.items():
+        pl.scan_parquet(log).filter(kept).sink_parquet(scratch / f"{split}.parquet")
     return prepare(
         scratch / "train.parquet",
         DataConfig(numeric="minmax", min_count=args.min_count),
@@ -85,8 +88,8 @@ def encode(scratch: Path, args: argparse.Namespace) -> Prepared:
     )
 
 
-def export(store: Store, folder: Path, split: str) -> None:
-    """Write a store's columns as .npy files."""
+def export(store: Store, folder: Path, split: str, order: npt.NDArray[np.int64]) -> None:
+    """Write a store's columns as .npy files, rows in the given order."""
     layout: Layout = store.layout
     if len(layout.fields) != layout.num_single:
         raise SystemExit("the peers take single-valued fields only")
@@ -102,7 +105,7 @@ def export(store: Store, folder: Path, split: str) -> None:
     }
     for start in range(0, len(store), CHUNK_ROWS):
         stop = min(start + CHUNK_ROWS, len(store))
-        batch = store.read(start, stop)
+        batch = store.take(order[start:stop])
         files["ids"][start:stop] = batch.ids - offsets
         files["numeric"][start:stop] = batch.numeric
         files["labels"][start:stop] = batch.labels

@@ -14,6 +14,7 @@ from clickherd.errors import ConfigError, DataError
 
 ROWS = 400
 RNG = np.random.default_rng(0)
+CRITEO = ["label", *(f"I{i}" for i in range(1, 14)), *(f"C{i}" for i in range(1, 27))]
 LABEL = RNG.integers(0, 2, ROWS)
 SOME = RNG.integers(1, 30, ROWS)
 DAY = datetime.datetime(2024, 5, 1)
@@ -106,6 +107,11 @@ def test_criteo_columns_have_their_roles(tmp_path):
     config = DataConfig(format="criteo")
     roles = [column.role for column in infer_schema(open_source(tmp_path / "day.tsv", config), config).columns]
     assert roles == ["label"] + ["numeric"] * 13 + ["categorical"] * 26
+    pl.read_csv(tmp_path / "day.tsv", separator="\t", has_header=False, new_columns=CRITEO).write_parquet(
+        tmp_path / "day.parquet"
+    )
+    schema = infer_schema(open_source(tmp_path / "day.parquet", DataConfig()), DataConfig())
+    assert [column.role for column in schema.columns] == roles
 
 
 def test_group_and_time_are_found_by_themselves_or_given():

@@ -31,12 +31,12 @@ _THING = re.compile("user|item|ad|site|page|movie|product|device|city|country|re
 _EPOCHS = ((1e8, 1e10), (1e11, 1e13), (1e14, 1e16))  # seconds, milliseconds and microseconds of 1973 to 2286
 _LEADING_ZERO = r"^[+-]?0[0-9]"
 _ISO_TIME = r"^\d{4}-\d{2}-\d{2}(?:[T ]\d{2}:\d{2}(?::\d{2}(?:\.\d+)?)?(?:Z|[+-]\d{2}:?\d{2})?)?$"
+_CRITEO = {*(f"I{i}" for i in range(1, 14)), *(f"C{i}" for i in range(1, 27))}  # counts and categories
 
 _MIN_ROWS_OF_AN_ID = 100
 _ID_SHARE = 0.95  # of values that differ
 _MANY = 0.3  # of values that differ, in a column that may be a measure
 _MULTI_SHARE = 0.05  # of rows that hold the separator
-_NOTE_ROWS = f"the first {SAMPLE_ROWS:,} rows"
 
 
 @dataclass(frozen=True)
@@ -101,7 +101,8 @@ def infer_schema(source: Source, config: DataConfig, *, settle: bool = True) -> 
     """
     _check_names(source, config)
     sample = source.head(SAMPLE_ROWS)
-    columns = tuple(_column(sample[name], config) for name in source.columns)
+    criteo = config.format == "criteo" or set(source.columns) >= _CRITEO
+    columns = tuple(_column(sample[name], config, criteo=criteo) for name in source.columns)
     if settle:
         doubtful = [c.name for c in columns if c.role in FEATURE_ROLES and _is_uniform(sample[c.name], config)]
         reasons = _uniform_columns(source, doubtful, config)
@@ -183,7 +184,7 @@ def _check_names(source: Source, config: DataConfig) -> None:
                 )
 
 
-def _column(values: pl.Series, config: DataConfig) -> Column:
+def _column(values: pl.Series, config: DataConfig, *, criteo: bool) -> Column:
     name = values.name
     if name == config.label:
         return Column(name, "label")
@@ -193,7 +194,7 @@ def _column(values: pl.Series, config: DataConfig) -> Column:
     if config.roles.get(name) == "ignored":
         return Column(name, "ignored", "as set")
     present = without_nulls(values, config.null_values).drop_nulls()
-    found = _given(present, config) or _inferred(present, config)
+    found = _given(present, config, criteo=criteo) or _inferred(present, config)
     _check_role(found, present)
     if found.role != "numeric":
         return found
@@ -240,14 +241,14 @@ def says_nothing(present: int, distinct: int, rows: int) -> str:
     return "every row has the same value" if distinct == 1 and present == rows else ""
 
 
-def _given(present: pl.Series, config: DataConfig) -> Column | None:
+def _given(present: pl.Series, config: DataConfig, *, criteo: bool) -> Column | None:
     """The role that settings or the format give."""
     name = present.name
     if name in config.roles:
         return Column(name, config.roles[name], "as set")
     if name in config.numeric_columns:
         return Column(name, "numeric", "as set")
-    if config.format == "criteo" and re.fullmatch(r"[IC]\d+", name):
+    if criteo and name in _CRITEO:
         return Column(name, "numeric" if name[0] == "I" else "categorical")
     if name in config.hash_buckets:
         multi = isinstance(present.dtype, pl.List) or _is_multi(present, config)

@@ -1,7 +1,7 @@
 """Numeric columns: buckets that become ids, or scaled real values. All are fitted on the training rows only.
 
     log2      b(x) = ⌊(ln x)²⌋ for x > 2, otherwise x cut to an integer; one id per bucket that occurred. This is how
-              the third-placed entry of Criteo's Kaggle contest and the Criteo_x4 benchmark (BARS) treat counts.
+              the winners of Criteo's Kaggle contest (2014) and the Criteo_x4 benchmark (BARS) treat counts.
     quantile  buckets with equally many training rows
     minmax    (x − min) / (max − min), clipped to [0, 1]
     standard  (x − mean) / standard deviation

@@ -5,7 +5,6 @@ Files are looked for under the folder that the environment variable CLICKHERD_DA
 
 from __future__ import annotations
 
-import itertools
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -31,12 +30,13 @@ class DataSet:
         """
         train, valid, test = (self._typed(frame) for frame in self.read(root()))
         varying = {name for name in train.columns if train[name].n_unique() > 1}
-        kept = {
-            part: tuple(name for name in getattr(self.roles, part) if name in varying)
-            for part in ("numeric", "categorical", "multi")
-        }
-        columns = [self.roles.label, *itertools.chain.from_iterable(kept.values())]
-        return (train.select(columns), valid.select(columns), test.select(columns)), replace(self.roles, **kept)
+        numeric, categorical, multi = (
+            tuple(name for name in names if name in varying)
+            for names in (self.roles.numeric, self.roles.categorical, self.roles.multi)
+        )
+        columns = [self.roles.label, *numeric, *categorical, *multi]
+        roles = replace(self.roles, numeric=numeric, categorical=categorical, multi=multi)
+        return (train.select(columns), valid.select(columns), test.select(columns)), roles
 
     def _typed(self, frame: pl.DataFrame) -> pl.DataFrame:
         roles = self.roles

@@ -41,7 +41,7 @@ class Environment:
 
     def packages(self) -> dict[str, str]:
         """Installed packages and their versions."""
-        command = [self.python, "-m", "pip", "list", "--format=freeze", "--disable-pip-version-check"]
+        command = [str(self.python), "-m", "pip", "list", "--format=freeze", "--disable-pip-version-check"]
         listed = subprocess.run(command, check=True, capture_output=True, text=True).stdout
         return dict(line.split("==", 1) for line in listed.splitlines() if "==" in line)
 

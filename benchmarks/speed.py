@@ -112,7 +112,8 @@ def measure(run: Mapping[str, Any], args: argparse.Namespace, scratch: Path) -> 
         return {"error": f"gave up after {args.timeout:.0f} s"}
     if process.returncode != 0:
         killed = f"ended by signal {-process.returncode}, perhaps out of memory " if process.returncode < 0 else ""
-        return {"error": killed + " | ".join(complaint.strip().splitlines()[-2:])}
+        reason = " | ".join(complaint.strip().splitlines()[-2:]).replace(str(host.REPOSITORY), ".")
+        return {"error": killed + reason}
     measured: dict[str, Any] = json.loads(answer)
     return measured | {"load_average_before": load, "at": time.strftime("%H:%M:%S")}
 

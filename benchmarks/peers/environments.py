@@ -81,7 +81,8 @@ FUXICTR = Environment(
 )
 
 KNOWN = {
-    "clickherd": Peer("clickherd, CowClip", OWN, "run_clickherd.py", "cowclip"),
+    "clickherd": Peer("clickherd", OWN, "run_clickherd.py", "default"),
+    "clickherd-cowclip": Peer("clickherd, CowClip recipe", OWN, "run_clickherd.py", "cowclip"),
     "clickherd-adam": Peer("clickherd, plain Adam", OWN, "run_clickherd.py", "adam"),
     "deepctr-torch": Peer("DeepCTR-Torch 0.3.0", DEEPCTR_TORCH, "run_deepctr_torch.py"),
     "fuxictr": Peer("FuxiCTR 2.3.10", FUXICTR, "run_fuxictr.py", "npz"),

@@ -1,7 +1,8 @@
 """clickherd's DeepFM: its training loop on its encoded store, checkpoints included, without validation rows.
 
-The variant `cowclip` is the default recipe: CowClip with its scaling rule and whole-table L2. The variant `adam` is
-the peers' optimiser: Adam at 1e-3 over the whole table, no clip, no L2, no warm-up, no scaling of rates.
+The variant is the optimiser: `default`, what a run without settings uses; `cowclip`, the published recipe for Criteo,
+carried to the batch size by its rule; `adam`, the peers': Adam at 1e-3 over the whole table, no clip, no L2, no
+warm-up, the same rates at every batch size.
 """
 
 from __future__ import annotations
@@ -15,23 +16,21 @@ import measure
 import numpy as np
 import numpy.typing as npt
 
-from clickherd.config import Config, dump_yaml, resolve
+from clickherd.config import Config, dump_yaml, load_yaml, resolve
 from clickherd.data.store import Batch, FieldLayout, Layout, Store, StoreWriter
 from clickherd.network import ClickModel
 from clickherd.train import Trainer, seeded, use_threads
 
-OPTIMIZERS: dict[str, dict[str, Any]] = {
-    "cowclip": {},
-    "adam": {
-        "rule": "none",
-        "learning_rate": measure.LEARNING_RATE,
-        "embedding_learning_rate": measure.LEARNING_RATE,
-        "l2": 0.0,
-        "clip": float("inf"),
-        "warmup_epochs": 0.0,
-        "epsilon": 1e-8,
-        "init_std": 1e-4,
-    },
+RECIPE = Path(__file__).resolve().parents[2] / "recipes" / "criteo" / "deepfm_1k.yaml"
+PLAIN_ADAM = {
+    "rule": "none",
+    "learning_rate": measure.LEARNING_RATE,
+    "embedding_learning_rate": measure.LEARNING_RATE,
+    "l2": 0.0,
+    "clip": float("inf"),
+    "warmup_epochs": 0.0,
+    "epsilon": 1e-8,
+    "init_std": 1e-4,
 }
 
 
@@ -44,7 +43,7 @@ class ClickHerd:
         with seeded(job.seed):
             self.model = ClickModel(self.config.model, self.layout, init_std=self.config.optim.init_std)
         self.settings: dict[str, Any] = {
-            "recipe": job.variant or "cowclip",
+            "optimizer": job.variant,
             "resolved": dump_yaml(self.config),
             "validation": "none",
         }
@@ -79,15 +78,17 @@ def layout(fields: measure.Fields) -> Layout:
 
 
 def settings(job: measure.Job) -> Config:
-    """The default settings with the network and the optimiser of the comparison."""
+    """The network of the comparison, and the variant's optimiser."""
+    optim: dict[str, dict[str, Any]] = {
+        "default": {},
+        "cowclip": load_yaml(RECIPE)["optim"],
+        "adam": PLAIN_ADAM,
+    }
+    mlp = {"hidden_units": list(measure.HIDDEN_UNITS)}
     return resolve(
         {
-            "model": {
-                "name": "deepfm",
-                "embedding_dim": measure.EMBEDDING_DIM,
-                "mlp": {"hidden_units": list(measure.HIDDEN_UNITS)},
-            },
-            "optim": OPTIMIZERS[job.variant or "cowclip"],
+            "model": {"name": "deepfm", "embedding_dim": measure.EMBEDDING_DIM, "mlp": mlp},
+            "optim": optim[job.variant],
             "train": {"batch_size": job.batch_size, "epochs": 1, "seed": job.seed, "threads": job.threads},
         }
     )

@@ -35,6 +35,7 @@ _CRITEO = {*(f"I{i}" for i in range(1, 14)), *(f"C{i}" for i in range(1, 27))}  
 
 _MIN_ROWS_OF_AN_ID = 100
 _ID_SHARE = 0.95  # of values that differ
+_MIN_VALUES_OF_A_KIND = 10  # fewer say nothing about a file
 _MANY = 0.3  # of values that differ, in a column that may be a measure
 _MULTI_SHARE = 0.05  # of rows that hold the separator
 
@@ -100,7 +101,9 @@ def infer_schema(source: Source, config: DataConfig, *, settle: bool = True) -> 
         DataError: no feature is left, or a column that says nothing was asked for as a feature.
     """
     _check_names(source, config)
-    sample = source.head(SAMPLE_ROWS)
+    heads = source.heads(SAMPLE_ROWS)
+    _check_kinds(heads, config)
+    sample = pl.concat([frame for _, frame in heads])
     criteo = config.format == "criteo" or set(source.columns) >= _CRITEO
     columns = tuple(_column(sample[name], config, criteo=criteo) for name in source.columns)
     if settle:
@@ -182,6 +185,35 @@ def _check_names(source: Source, config: DataConfig) -> None:
                     f"data.{setting} is for {' and '.join(roles)} columns, but {name!r} is {given or 'numeric'}",
                     mend="Take one of the two settings out.",
                 )
+
+
+def _check_kinds(heads: list[tuple[str, pl.DataFrame]], config: DataConfig) -> None:
+    """See that no column holds numbers only in one file and no number at all in another."""
+    numeric: dict[str, str] = {}  # column → a file where it holds numbers only
+    worded: dict[str, str] = {}  # column → a file where it holds no number
+    for file, frame in heads if len(heads) > 1 else ():
+        for name in set(frame.columns) - {config.label, *config.roles}:
+            present = without_nulls(frame[name], config.null_values).drop_nulls()
+            if present.dtype != pl.String or len(present) < _MIN_VALUES_OF_A_KIND:
+                continue
+            numbers = present.str.strip_chars().cast(pl.Float64, strict=False)
+            if not numbers.has_nulls():
+                numeric.setdefault(name, file)
+            elif numbers.null_count() == len(numbers):
+                worded.setdefault(name, file)
+    for name in sorted(numeric.keys() & worded.keys()):
+        raise DataError(
+            f"the column's type changes between files: numbers in {numeric[name]}, but text such as "
+            f"{_first_present(heads, worded[name], name, config)!r} here",
+            file=worded[name],
+            column=name,
+            mend=f"Mend the file, or say --role {name}=categorical (or ignored).",
+        )
+
+
+def _first_present(heads: list[tuple[str, pl.DataFrame]], file: str, name: str, config: DataConfig) -> object:
+    values = next(frame[name] for found, frame in heads if found == file)
+    return without_nulls(values, config.null_values).drop_nulls()[0]
 
 
 def _column(values: pl.Series, config: DataConfig, *, criteo: bool) -> Column:

@@ -77,12 +77,14 @@ class Source:
 
     def head(self, rows: int = 50_000) -> pl.DataFrame:
         """At most `rows` rows, spread over the files and, where cheap, within them."""
+        return pl.concat([frame for _, frame in self.heads(rows)])
+
+    def heads(self, rows: int = 50_000) -> list[tuple[str, pl.DataFrame]]:
+        """The rows of `head`, file by file (of at most 16 files), each with the file's name."""
         wanted = self._wanted(None)
         count = min(len(self._parts), 16, rows)
         parts = [self._parts[i * len(self._parts) // count] for i in range(count)]
-        share = rows // count
-        frames = [self._cast(part.sample(wanted, share), wanted) for part in parts]
-        return pl.concat(frames)
+        return [(part.name, self._cast(part.sample(wanted, rows // count), wanted)) for part in parts]
 
     def _wanted(self, columns: Sequence[str] | None) -> tuple[str, ...]:
         wanted = self.columns if columns is None else tuple(columns)

@@ -22,7 +22,7 @@ import numpy.typing as npt
 
 from clickherd.errors import UserError
 
-BIAS = -2.38
+BIAS = -2.25
 DRIFT_ANGLE = np.pi / 3  # how far drifting effects turn from the first row to the last
 GROUPS = 3  # groups of fields that interact
 RANK = 2  # width of the latent vectors u
@@ -62,32 +62,32 @@ class Numeric:
 
 
 CATEGORICAL = (
-    Categorical(1_400, 1.2, 0, 0.25),  # C1
-    Categorical(550, 1.2, 0, 0.30, group=1, latent=0.44),  # C2
-    Categorical(10_000_000, 1.35, 0.03, 0.06, churn=1.0),  # C3
-    Categorical(2_200_000, 1.35, 0.03, 0.06, churn=0.5),  # C4
-    Categorical(300, 1.1, 0, 0.30, group=0, latent=0.44),  # C5
-    Categorical(24, 0.9, 0.12, 0.35, group=1, latent=0.48),  # C6
-    Categorical(12_500, 1.2, 0, 0.15, drift=True, churn=0.5),  # C7
-    Categorical(630, 1.2, 0, 0.25, group=2, latent=0.44),  # C8
-    Categorical(4, 0.8, 0, 0.30),  # C9
-    Categorical(90_000, 1.3, 0, 0.08, churn=1.0),  # C10
-    Categorical(5_600, 1.2, 0, 0.15, drift=True),  # C11
-    Categorical(8_000_000, 1.4, 0.03, 0.06, churn=1.5),  # C12
-    Categorical(3_200, 1.1, 0, 0.10, parent=10),  # C13
-    Categorical(27, 0.9, 0, 0.35, group=0, latent=0.48),  # C14
-    Categorical(15_000, 1.2, 0, 0.10, churn=0.5),  # C15
-    Categorical(5_500_000, 1.35, 0.03, 0.06, churn=1.0),  # C16
-    Categorical(10, 0.8, 0, 0.35, group=2, latent=0.48),  # C17
-    Categorical(5_600, 1.2, 0, 0.12),  # C18
+    Categorical(1_400, 1.2, 0, 0.20),  # C1
+    Categorical(550, 1.2, 0, 0.22),  # C2
+    Categorical(10_000_000, 1.35, 0.03, 0.05, churn=1.0),  # C3
+    Categorical(2_200_000, 1.35, 0.03, 0.05, churn=0.5),  # C4
+    Categorical(300, 1.2, 0, 0.15, group=0, latent=0.47),  # C5
+    Categorical(24, 0.9, 0.12, 0.15, group=1, latent=0.64),  # C6
+    Categorical(12_500, 1.2, 0, 0.12, churn=0.5),  # C7
+    Categorical(630, 1.3, 0, 0.15, group=2, latent=0.47),  # C8
+    Categorical(4, 0.8, 0, 0.25),  # C9
+    Categorical(90_000, 1.3, 0, 0.06, churn=1.0),  # C10
+    Categorical(5_600, 1.2, 0, 0.12, drift=True),  # C11
+    Categorical(8_000_000, 1.4, 0.03, 0.05, churn=1.5),  # C12
+    Categorical(3_200, 1.1, 0, 0.08, parent=10),  # C13
+    Categorical(27, 0.9, 0, 0.25, group=0, latent=0.52),  # C14
+    Categorical(15_000, 1.2, 0, 0.08, churn=0.5),  # C15
+    Categorical(5_500_000, 1.35, 0.03, 0.05, churn=1.0),  # C16
+    Categorical(10, 0.8, 0, 0.25, group=2, latent=0.56),  # C17
+    Categorical(5_600, 1.2, 0, 0.10),  # C18
     Categorical(2_200, 1.2, 0.42, 0.15, drift=True),  # C19
-    Categorical(4, 0.6, 0.42, 0.25),  # C20
-    Categorical(7_000_000, 1.35, 0.03, 0.06, parent=2),  # C21
-    Categorical(18, 0.9, 0.76, 0.20, group=0, latent=0.48),  # C22
-    Categorical(15, 0.9, 0, 0.30, group=2, latent=0.48),  # C23
-    Categorical(280_000, 1.3, 0.03, 0.06, churn=1.0),  # C24
-    Categorical(105, 1.1, 0.42, 0.25, group=1, latent=0.44),  # C25
-    Categorical(140_000, 1.3, 0.42, 0.06),  # C26
+    Categorical(4, 0.6, 0.42, 0.20),  # C20
+    Categorical(7_000_000, 1.35, 0.03, 0.05, parent=2),  # C21
+    Categorical(18, 0.9, 0.42, 0.15, group=0, latent=0.52),  # C22
+    Categorical(15, 0.9, 0, 0.25, group=2, latent=0.56),  # C23
+    Categorical(280_000, 1.3, 0.03, 0.05, churn=1.0),  # C24
+    Categorical(105, 1.1, 0.22, 0.20, group=1, latent=0.58),  # C25
+    Categorical(140_000, 1.3, 0.42, 0.05),  # C26
 )
 
 NUMERIC = (

@@ -108,7 +108,9 @@ def main() -> None:
     path = RESULTS / f"large-batch-{args.name}.json"
     path.parent.mkdir(exist_ok=True)
     results = json.loads(path.read_text()) if path.exists() else {"runs": []}
-    results |= {"machine": f"{machine.describe()}, {threads} threads", "date": time.strftime("%Y-%m-%d"), "base": base}
+    names = {split: [Path(path).name for path in paths] for split, paths in base["source"].items()}
+    results |= {"machine": f"{machine.describe()}, {threads} threads", "date": time.strftime("%Y-%m-%d")}
+    results["base"] = {**base, "source": names}
     done = {(run["batch_size"], run["rule"], run["seed"]) for run in results["runs"]}
     for seed in args.seeds:
         for size in args.batch_sizes:

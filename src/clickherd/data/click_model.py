@@ -62,48 +62,48 @@ class Numeric:
 
 
 CATEGORICAL = (
-    Categorical(1_400, 1.2, 0, 0.20),  # C1
-    Categorical(550, 1.2, 0, 0.22),  # C2
-    Categorical(10_000_000, 1.35, 0.03, 0.05, churn=1.0),  # C3
-    Categorical(2_200_000, 1.35, 0.03, 0.05, churn=0.5),  # C4
-    Categorical(300, 1.2, 0, 0.15, group=0, latent=0.47),  # C5
-    Categorical(24, 0.9, 0.12, 0.15, group=1, latent=0.64),  # C6
-    Categorical(12_500, 1.2, 0, 0.12, churn=0.5),  # C7
-    Categorical(630, 1.3, 0, 0.15, group=2, latent=0.47),  # C8
+    Categorical(1_400, 1.3, 0, 0.20),  # C1
+    Categorical(550, 1.3, 0, 0.22),  # C2
+    Categorical(10_000_000, 1.4, 0.03, 0.05, churn=1.0),  # C3
+    Categorical(2_200_000, 1.4, 0.03, 0.05, churn=0.5),  # C4
+    Categorical(300, 1.25, 0, 0.15, group=0, latent=0.50),  # C5
+    Categorical(24, 0.9, 0.12, 0.15, group=1, latent=0.66),  # C6
+    Categorical(12_500, 1.45, 0, 0.12, churn=0.5),  # C7
+    Categorical(630, 1.3, 0, 0.15, group=2, latent=0.48),  # C8
     Categorical(4, 0.8, 0, 0.25),  # C9
-    Categorical(90_000, 1.3, 0, 0.06, churn=1.0),  # C10
-    Categorical(5_600, 1.2, 0, 0.12, drift=True),  # C11
+    Categorical(90_000, 1.4, 0, 0.06, churn=1.0),  # C10
+    Categorical(5_600, 1.4, 0, 0.12, drift=True),  # C11
     Categorical(8_000_000, 1.4, 0.03, 0.05, churn=1.5),  # C12
-    Categorical(3_200, 1.1, 0, 0.08, parent=10),  # C13
-    Categorical(27, 0.9, 0, 0.25, group=0, latent=0.52),  # C14
-    Categorical(15_000, 1.2, 0, 0.08, churn=0.5),  # C15
-    Categorical(5_500_000, 1.35, 0.03, 0.05, churn=1.0),  # C16
-    Categorical(10, 0.8, 0, 0.25, group=2, latent=0.56),  # C17
-    Categorical(5_600, 1.2, 0, 0.10),  # C18
-    Categorical(2_200, 1.2, 0.42, 0.15, drift=True),  # C19
+    Categorical(3_200, 1.3, 0, 0.08, parent=10),  # C13
+    Categorical(27, 0.9, 0, 0.25, group=0, latent=0.55),  # C14
+    Categorical(15_000, 1.45, 0, 0.08, churn=0.5),  # C15
+    Categorical(5_500_000, 1.4, 0.03, 0.05, churn=1.0),  # C16
+    Categorical(10, 0.8, 0, 0.25, group=2, latent=0.57),  # C17
+    Categorical(5_600, 1.4, 0, 0.10),  # C18
+    Categorical(2_200, 1.35, 0.42, 0.15, drift=True),  # C19
     Categorical(4, 0.6, 0.42, 0.20),  # C20
-    Categorical(7_000_000, 1.35, 0.03, 0.05, parent=2),  # C21
-    Categorical(18, 0.9, 0.42, 0.15, group=0, latent=0.52),  # C22
-    Categorical(15, 0.9, 0, 0.25, group=2, latent=0.56),  # C23
-    Categorical(280_000, 1.3, 0.03, 0.05, churn=1.0),  # C24
-    Categorical(105, 1.1, 0.22, 0.20, group=1, latent=0.58),  # C25
-    Categorical(140_000, 1.3, 0.42, 0.05),  # C26
+    Categorical(7_000_000, 1.4, 0.03, 0.05, parent=2),  # C21
+    Categorical(18, 0.9, 0.42, 0.15, group=0, latent=0.55),  # C22
+    Categorical(15, 0.9, 0, 0.25, group=2, latent=0.57),  # C23
+    Categorical(280_000, 1.4, 0.03, 0.05, churn=1.0),  # C24
+    Categorical(105, 1.1, 0.22, 0.20, group=1, latent=0.60),  # C25
+    Categorical(140_000, 1.4, 0.42, 0.05),  # C26
 )
 
 NUMERIC = (
     Numeric(0.5, 1.3, 0.45, 0.6, 0.30, 0.05, 0.00, -0.10),  # I1
     Numeric(2.5, 2.0, 0.00, 0.1, 0.05, 0.15, 0.10, 0.00),  # I2
     Numeric(1.8, 1.4, 0.21, 0.2, 0.15, -0.05, 0.00, 0.05),  # I3
-    Numeric(1.5, 1.0, 0.22, 0.3, 0.05, 0.00, 0.20, 0.00, 4, 0.20),  # I4
+    Numeric(1.5, 1.0, 0.22, 0.3, 0.05, 0.00, 0.20, 0.00, 4, 0.15),  # I4
     Numeric(7.5, 2.2, 0.03, -0.5, -0.20, 0.00, 0.15, -0.20),  # I5
     Numeric(3.4, 1.5, 0.22, -0.3, -0.15, -0.10, 0.00, -0.10),  # I6
     Numeric(1.0, 1.5, 0.04, 0.5, 0.25, 0.00, 0.00, 0.00, fractional=True),  # I7
     Numeric(2.0, 1.0, 0.00, 0.2, 0.00, 0.20, 0.00, 0.00),  # I8
-    Numeric(3.7, 1.4, 0.04, 0.3, 0.05, 0.00, 0.20, 0.00, 13, 0.20),  # I9
+    Numeric(3.7, 1.4, 0.04, 0.3, 0.05, 0.00, 0.20, 0.00, 13, 0.15),  # I9
     Numeric(-0.3, 0.8, 0.45, 0.6, 0.20, 0.00, 0.00, 0.10),  # I10
     Numeric(0.6, 1.0, 0.04, 0.5, 0.20, -0.05, 0.00, 0.00),  # I11
     Numeric(-1.0, 1.2, 0.76, 0.2, 0.10, 0.00, 0.00, 0.05, fractional=True),  # I12
-    Numeric(1.6, 1.1, 0.22, 0.2, 0.05, 0.10, 0.00, 0.00, 5, 0.20),  # I13
+    Numeric(1.6, 1.1, 0.22, 0.2, 0.05, 0.10, 0.00, 0.00, 5, 0.15),  # I13
 )
 
 _TYPES = {"int": np.int64, "float": np.float64, "bool": np.bool_}

@@ -1,6 +1,7 @@
 """The built-in log: its columns, its equation recomputed from the rows alone, its reachable scores, its files."""
 
 import gzip
+from pathlib import Path
 
 import numpy as np
 import polars as pl
@@ -77,6 +78,29 @@ def test_the_probability_is_the_documented_function_of_the_columns(world):
     with np.errstate(over="ignore"):
         want = 1 / (1 + np.exp(-logit_by_hand(frame, world)))
     np.testing.assert_allclose(frame["true_probability"], want, rtol=1e-9)
+
+
+def test_the_user_guide_states_the_parameters_that_the_code_uses():
+    lines = (Path(__file__).parents[2] / "docs" / "data.md").read_text().splitlines()
+    stated = {
+        line.split("|")[1].strip(): [cell.strip() for cell in line.split("|")[2:-1]] for line in lines if "|" in line
+    }
+    for name, field in zip(CATEGORICAL, model.CATEGORICAL, strict=True):
+        assert stated[name] == [
+            f"{field.size:,}",
+            str(field.exponent),
+            f"{field.missing:.0%}",
+            f"{field.effect:.2f}" + " ↻" * field.drift,
+            str(field.churn or ""),
+            f"{'ABC'[field.group]} {field.latent:.2f}" if field.group >= 0 else "",
+            f"C{field.parent + 1}" if field.parent >= 0 else "",
+        ]
+    for name, column in zip(NUMERIC, model.NUMERIC, strict=True):
+        cells = [column.center, column.scale, f"{column.missing:.0%}", column.activity]
+        cells += [column.linear, column.square, column.wave, column.when_missing]
+        cells += [f"C{column.slope_field + 1} {column.slope}" if column.slope_field >= 0 else ""]
+        assert stated[name] == [str(cell) for cell in [*cells, "fraction" if column.fractional else "count"]]
+    assert f"logit p = −{-model.BIAS} +" in "\n".join(lines)
 
 
 def test_columns_and_types(rows):

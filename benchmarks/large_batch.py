@@ -25,7 +25,8 @@ from clickherd.evaluate import evaluate
 from clickherd.network import ClickModel
 from clickherd.optim.scaling import EXPONENTS, scaled
 from clickherd.runs import prepare_sources
-from clickherd.train import Trainer, seeded, use_threads
+from clickherd.runtime import seeded, use_threads
+from clickherd.train import Trainer
 
 RESULTS = Path(__file__).parent / "results"
 

@@ -329,3 +329,47 @@ def test_a_killed_run_resumes_to_the_identical_weights(run: Run, number: signal.
         json.loads(Path("whole/metrics.json").read_text())["test"]
         == json.loads(Path("cut/metrics.json").read_text())["test"]
     )
+
+
+def test_changed_rows_are_not_resumed_or_reported(run: Run, clicks: Path) -> None:
+    run("train", clicks, "--label", "clicked", "--epochs", 1, "--out", "run", "--no-report", *SMALL)
+    log().with_columns(clicked=1 - pl.col("clicked")).write_csv(clicks)  # same columns, same values, other labels
+    for arguments in (["train", "--resume", "run"], ["report", "run"]):
+        code, _, err = run(*arguments)
+        assert code == 2
+        assert "not those that the run began with" in err
+
+
+def test_a_run_resumes_from_any_folder(run: Run, clicks: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run("train", clicks.name, "--label", "clicked", "--epochs", 1, "--out", "run", "--no-report", *SMALL)
+    (tmp_path / "below").mkdir()
+    monkeypatch.chdir(tmp_path / "below")
+    code, _, err = run("train", "--resume", "../run", "--no-report")
+    assert code == 0, err
+
+
+def test_brackets_in_names_are_shown_as_they_are(run: Run) -> None:
+    for name in ("logs[/old].csv", "logs[ab].csv"):
+        code, _, err = run("train", name, "--label", "clicked")
+        assert code == 2
+        assert name in err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["--device", "gpu"], ["train.device", "gpu"]),
+        (["--recipe", "."], ["recipe"]),
+        (["--set", "model.name=[a]"], ["unknown model"]),
+        (["--set", "model=dcm"], ["dcm", "dcnv2"]),
+        (["--out", "clicks.csv/run"], ["clicks.csv/run"]),
+    ],
+)
+def test_more_mistakes_end_with_2_and_leave_nothing(
+    run: Run, clicks: Path, arguments: list[str], says: list[str]
+) -> None:
+    before = {path.name for path in Path().iterdir()}
+    code, _, err = run("train", clicks, "--label", "clicked", *arguments)
+    assert code == 2, err
+    assert all(word in err for word in says), err
+    assert {path.name for path in Path().iterdir()} - {"cache", "runs"} == before

@@ -15,7 +15,8 @@ from clickherd.errors import ConfigError, Interrupted
 from clickherd.evaluate import evaluate
 from clickherd.learner import Learner
 from clickherd.network import ClickModel
-from clickherd.train import DivergedError, Trainer, batch_size_for, seeded, use_threads
+from clickherd.runtime import seeded, use_threads
+from clickherd.train import DivergedError, Trainer, batch_size_for
 
 MakeStore = Callable[..., Store]
 

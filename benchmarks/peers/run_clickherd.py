@@ -19,7 +19,8 @@ import numpy.typing as npt
 from clickherd.config import Config, dump_yaml, load_yaml, resolve
 from clickherd.data.store import Batch, FieldLayout, Layout, Store, StoreWriter
 from clickherd.network import ClickModel
-from clickherd.train import Trainer, seeded, use_threads
+from clickherd.runtime import seeded, use_threads
+from clickherd.train import Trainer
 
 RECIPE = Path(__file__).resolve().parents[2] / "recipes" / "criteo" / "deepfm_1k.yaml"
 PLAIN_ADAM = {

@@ -17,6 +17,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from clickherd import __version__
 from clickherd.cli_data import app as data_app
@@ -108,12 +109,25 @@ def train(
         raise ConfigError("--resume takes its data and settings from the run folder", mend="Leave the rest out.")
     from clickherd import runs
     from clickherd.config import load_yaml, merge, parse_assignments, resolve
+    from clickherd.optim.scaling import Hyperparameters
     from clickherd.progress import RichObserver
 
     stop = _StopSignal()
+
+    class Watch(RichObserver):
+        """The progress bar; while it shows, batches are trained."""
+
+        def start(self, num_epochs: int, rows_per_epoch: int, hyper: Hyperparameters) -> None:
+            stop.training = True
+            super().start(num_epochs, rows_per_epoch, hyper)
+
+        def finish(self) -> None:
+            stop.training = False
+            super().finish()
+
     shared: dict[str, Any] = {
         "announce": _announce,
-        "observer": RichObserver(err),
+        "observer": Watch(err),
         "should_stop": stop,
         "report": report,
     }
@@ -166,7 +180,7 @@ def predict(
 
     trained = runs.load(run)
     rows = write_predictions(out, (scores for scores, _ in trained.predictions(data)))
-    err.print(f"{rows:,} probabilities in {out}", highlight=False)
+    _announce(f"{rows:,} probabilities in {out}")
     _print_unseen({name: count for name, count in trained.encoder.unseen.items() if count})
 
 
@@ -182,16 +196,20 @@ def _announce(message: str) -> None:
     err.print(message, highlight=False, markup=False, soft_wrap=True)
 
 
+def _print_error(message: str) -> None:
+    err.print(Text.assemble(("error", "bold red"), " ", message), highlight=False, soft_wrap=True)
+
+
 class _StopSignal:
-    """Turns the first Ctrl-C or SIGTERM into a request to stop at the next batch; the second one ends at once."""
+    """While batches are trained, the first Ctrl-C or SIGTERM asks to stop at the next one; the second ends at once."""
 
     def __init__(self) -> None:
-        self.asked = False
+        self.asked = self.training = False
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, self._on_signal)
 
     def _on_signal(self, number: int, frame: object) -> None:
-        if self.asked:
+        if self.asked or not self.training:
             raise KeyboardInterrupt
         self.asked = True
         err.print("stopping after this batch (again to stop at once)")
@@ -228,13 +246,13 @@ def _print_result(result: dict[str, Any]) -> None:
             table.add_row(split, *("–" if v is None else f"{v:.4f}" for v in values))
     console = Console()
     console.print(table)
-    console.print(f"{result['run']}  (report.html, metrics.json, model.safetensors)", highlight=False)
+    console.print(f"results in {result['run']}", highlight=False, markup=False, soft_wrap=True)
 
 
 def _print_unseen(unseen: dict[str, int]) -> None:
     if unseen:
         parts = ", ".join(f"{name} {count:,}" for name, count in sorted(unseen.items(), key=lambda item: -item[1]))
-        err.print(f"values never seen in training, taken as unknown: {parts}", highlight=False)
+        _announce(f"values not seen often enough in training, taken as unknown: {parts}")
 
 
 def main() -> None:
@@ -242,15 +260,16 @@ def main() -> None:
     try:
         app()
     except UserError as error:
-        err.print(f"[bold red]error[/bold red] {error}", highlight=False, markup=True)
+        _print_error(str(error))
         sys.exit(2)
     except Interrupted as stop:
-        err.print(f"interrupted; continue with: clickherd train --resume {stop.folder}", highlight=False)
+        _announce(f"interrupted; continue with: clickherd train --resume {stop.folder}")
         sys.exit(130)
     except KeyboardInterrupt:
-        sys.exit(130)
+        _print_error("interrupted before there was anything to resume")
+        sys.exit(1)
     except OSError as error:
         if error.errno != errno.ENOSPC:
             raise
-        err.print(f"[bold red]error[/bold red] the disk is full: {error}. Free some space and run it again.")
+        _print_error(f"the disk is full: {error}. Free some space and run it again.")
         sys.exit(2)

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 app = typer.Typer(no_args_is_help=True)
@@ -46,7 +47,7 @@ def synth(
     from clickherd.data import synthetic
 
     synthetic.write(out, rows, seed=seed)
-    err.print(f"{rows:,} rows in {out}", highlight=False)
+    err.print(f"{rows:,} rows in {out}", highlight=False, markup=False, soft_wrap=True)
 
 
 @app.command()
@@ -64,5 +65,5 @@ def describe(
     settings = {"format": format} | ({"label": label} if label else {})
     table = Table("column", "role", "distinct", "missing", "examples", "note")
     for row in describe_source(data, resolve({"data": settings}).data, need_label=label is not None):
-        table.add_row(*row)
+        table.add_row(*(escape(cell) for cell in row))
     Console().print(table)

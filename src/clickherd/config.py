@@ -5,10 +5,10 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Annotated, Any, Literal, get_args
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError
 
 from clickherd.errors import ConfigError, did_you_mean
 from clickherd.models import MODELS, AnyModelConfig
@@ -18,6 +18,11 @@ Role = Literal["label", "numeric", "categorical", "multi", "timestamp", "ignored
 NumericEncoding = Literal["auto", "log2", "quantile", "minmax", "standard"]
 Rule = Literal["none", "sqrt", "linear", "n2-lambda", "cowclip"]
 Monitor = Literal["auc", "logloss", "gauc", "ne"]
+
+
+def _as_text(value: object) -> object:
+    """YAML reads `positive: 1` as a number; labels are compared as text."""
+    return str(value) if isinstance(value, int | float) else value
 
 
 class Settings(BaseModel):
@@ -30,7 +35,9 @@ class DataConfig(Settings):
     """How raw rows are read, which role each column plays, and how the rows are split."""
 
     label: str = Field("label", description="the label's column")
-    positive: str | None = Field(None, description="the value that counts as a click when labels are not 0 and 1")
+    positive: Annotated[str | None, BeforeValidator(_as_text)] = Field(
+        None, description="the value that counts as a click when labels are not 0 and 1"
+    )
     format: Literal["auto", "csv", "tsv", "parquet", "arrow", "criteo"] = Field(
         "auto",
         description="auto goes by the file's name; criteo names the 40 columns of Criteo's headerless TSV",
@@ -89,6 +96,7 @@ class SourceConfig(Settings):
     data: tuple[str, ...] = ()
     valid: tuple[str, ...] = ()
     test: tuple[str, ...] = ()
+    fingerprint: str | None = Field(None, description="of the encoded rows; written by a run, checked when it resumes")
 
 
 class TrainConfig(Settings):
@@ -103,7 +111,7 @@ class TrainConfig(Settings):
     patience: int | None = Field(2, ge=1, description="stop after so many epochs without a better validation score")
     seed: int = Field(0, ge=0)
     threads: int | None = Field(None, ge=1, description="CPU threads; all cores when not given")
-    device: str = Field("cpu", description="cpu or cuda")
+    device: str = Field("cpu", pattern=r"^(cpu|cuda(:\d+)?)$", description="cpu, cuda or cuda:N")
     checkpoint_seconds: float = Field(30.0, gt=0, description="how often a resumable checkpoint is written")
 
 
@@ -123,6 +131,8 @@ def load_yaml(path: str | Path) -> dict[str, Any]:
         data = yaml.safe_load(Path(path).read_text())
     except FileNotFoundError:
         raise ConfigError("no such recipe", file=path, mend="Check the path, or see recipes/.") from None
+    except OSError as error:
+        raise ConfigError(f"cannot read the recipe: {error.strerror}", file=path) from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(f"the recipe is not valid YAML: {error}", file=path) from None
     if not isinstance(data, dict):
@@ -171,9 +181,12 @@ def resolve(settings: Mapping[str, Any], *, source: str | Path | None = None) ->
         ConfigError: an unknown name (the valid ones are listed) or a value out of range.
     """
     model = settings.get("model")
+    if isinstance(model, str):  # `model: dcn` is short for `model: {name: dcn}`
+        model = {"name": model}
+        settings = {**settings, "model": model}
     if isinstance(model, Mapping):
         name = model.get("name", "deepfm")
-        if name not in MODELS:
+        if str(name) not in MODELS:
             raise ConfigError(f"unknown model {name!r}", file=source, mend=did_you_mean(str(name), MODELS))
         settings = merge(settings, {"model": {"name": name}})
     try:

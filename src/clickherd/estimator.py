@@ -12,6 +12,7 @@ import numpy.typing as npt
 import polars as pl
 from scipy.sparse import issparse
 from sklearn.base import BaseEstimator, ClassifierMixin
+from sklearn.utils import check_random_state
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import assert_all_finite, check_is_fitted, column_or_1d, validate_data
 
@@ -22,7 +23,8 @@ from clickherd.data.source import open_source
 from clickherd.data.store import Store
 from clickherd.learner import Learner
 from clickherd.network import ClickModel
-from clickherd.train import Trainer, batch_size_for, epoch_order, seeded, use_threads
+from clickherd.runtime import check_device, seeded, use_threads
+from clickherd.train import Trainer, batch_size_for, epoch_order
 
 LABEL = "__label__"  # a name that no feature is likely to have
 MIN_ROWS_TO_VALIDATE = 1_000  # below, a tenth of the rows judges nothing; all of them train
@@ -39,7 +41,7 @@ class CTRClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # sc
         valid_fraction: rows held out for early stopping; with fewer than 1,000 rows none are.
         roles: column → role, where the inferred one is not wanted.
         settings: any other setting, nested as in a recipe, e.g. `{"optim": {"l2": 1e-5}}`.
-        random_state: seed of everything random.
+        random_state: seed of everything random; None draws one.
         threads: CPU threads; all when None.
 
     Attributes:
@@ -63,7 +65,7 @@ class CTRClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # sc
         valid_fraction: float = 0.1,
         roles: Mapping[str, str] | None = None,
         settings: Mapping[str, Any] | None = None,
-        random_state: int = 0,
+        random_state: int | np.random.RandomState | None = 0,
         threads: int | None = None,
     ) -> None:
         self.model = model
@@ -84,7 +86,7 @@ class CTRClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # sc
         """
         frame = self._labelled(X, y, first=True)
         self.__dict__.pop("learner_", None)
-        with tempfile.TemporaryDirectory(prefix="clickherd-") as folder, seeded(self.random_state):
+        with tempfile.TemporaryDirectory(prefix="clickherd-") as folder, seeded(self._seed()):
             valid_fraction = self.valid_fraction if len(frame) >= MIN_ROWS_TO_VALIDATE else 0.0
             prepared = self._prepare(frame, Path(folder), valid_fraction)
             trainer = Trainer(self.config_, self.model_, prepared.train, prepared.valid, Path(folder) / "run")
@@ -98,12 +100,12 @@ class CTRClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # sc
         """
         first = not hasattr(self, "encoder_")
         frame = self._labelled(X, y, first=first, classes=classes)
-        with tempfile.TemporaryDirectory(prefix="clickherd-") as folder, seeded(self.random_state):
+        with tempfile.TemporaryDirectory(prefix="clickherd-") as folder, seeded(self._seed()):
             store = self._prepare(frame, Path(folder), 0.0).train if first else self._store(frame, Path(folder))
-            size = batch_size_for(self.config_, len(store))
             if not hasattr(self, "learner_"):
-                self.learner_ = Learner(self.model_, self.config_, size)
-            order = epoch_order(self.random_state, self.learner_.dense.num_steps, len(store))
+                self.learner_ = Learner(self.model_, self.config_, batch_size_for(self.config_, len(store)))
+            size = self.learner_.batch_size
+            order = epoch_order(self.config_.train.seed, self.learner_.dense.num_steps, len(store))
             for start in range(0, len(store), size):
                 self.learner_.step(store, order[start : start + size], self.learner_.hyper.learning_rate)
         return self
@@ -130,7 +132,12 @@ class CTRClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # sc
         folder.mkdir(parents=True)
         self.encoder_.save(folder / "encoder")
         checkpoint.write_text(folder / "config.yaml", dump_yaml(self.config_))
-        facts = {"classes": self.classes_.tolist(), "history": self.history_}
+        facts = {
+            "classes": self.classes_.tolist(),
+            "history": self.history_,
+            "parameters": self.get_params() | {"random_state": self.config_.train.seed},
+            "has_feature_names": hasattr(self, "feature_names_in_"),
+        }
         checkpoint.save(folder / "model.safetensors", self.model_.tensors(), facts)
 
     @classmethod
@@ -141,18 +148,24 @@ class CTRClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # sc
         run = load(folder)
         _, facts = checkpoint.load(Path(folder) / "model.safetensors")
         config = run.config
-        classifier = cls(
-            config.model.name,
-            batch_size=config.train.batch_size,
-            epochs=config.train.epochs,
-            rule=config.optim.rule,
-            random_state=config.train.seed,
-        )
+        of_run = {  # a run of the command line: everything that differs from the defaults stands in its settings
+            "model": config.model.name,
+            "batch_size": config.train.batch_size,
+            "epochs": config.train.epochs,
+            "rule": config.optim.rule,
+            "valid_fraction": config.data.valid_fraction,
+            "roles": config.data.roles,
+            "settings": config.model_dump(mode="json", include={"model", "optim", "train"}),
+            "random_state": config.train.seed,
+        }
+        classifier = cls(**facts.get("parameters", of_run))
         classifier.config_, classifier.encoder_, classifier.model_ = config, run.encoder, run.model
         classifier.classes_ = np.array(facts.get("classes", [0, 1]))
         classifier.history_ = facts.get("history", [])
         names = [column.name for column in run.encoder.schema.columns if column.name != run.encoder.schema.label]
-        classifier.feature_names_in_, classifier.n_features_in_ = np.array(names, dtype=object), len(names)
+        classifier.n_features_in_ = len(names)
+        if facts.get("has_feature_names", True):
+            classifier.feature_names_in_ = np.array(names, dtype=object)
         return classifier
 
     def __sklearn_tags__(self) -> Any:
@@ -168,20 +181,30 @@ class CTRClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # sc
             "data": {"label": LABEL, "valid_fraction": valid_fraction, "test_fraction": 0.0},
             "model": {"name": self.model},
             "optim": {"rule": self.rule},
-            "train": {"epochs": self.epochs, "seed": self.random_state, "threads": self.threads},
+            "train": {"epochs": self.epochs, "seed": self._seed(), "threads": self.threads},
         }
         own["data"]["roles"] = dict(self.roles or {})
         own["train"]["batch_size"] = self.batch_size
         config = resolve(merge(own, self.settings or {}))
-        use_threads(self.threads)
-        prepared = prepare(frame, config.data, seed=self.random_state, cache_dir=folder / "cache")
-        self.config_, self.encoder_ = config, prepared.encoder
-        self.model_ = ClickModel(config.model, prepared.encoder.layout, init_std=config.optim.init_std)
+        train = config.train
+        check_device(train.device)
+        use_threads(train.threads)
+        prepared = prepare(frame, config.data, seed=train.seed, cache_dir=folder / "cache")
+        self.config_, self.encoder_, self.history_ = config, prepared.encoder, []
+        self.model_: ClickModel = ClickModel(
+            config.model, prepared.encoder.layout, init_std=config.optim.init_std, device=train.device
+        )
         return prepared
+
+    def _seed(self) -> int:
+        """An integer seed: `random_state` itself, or one drawn from it once per call, as scikit-learn does."""
+        if isinstance(self.random_state, int | np.integer):
+            return int(self.random_state)
+        return int(check_random_state(self.random_state).randint(2**31 - 1))
 
     def _store(self, frame: pl.DataFrame, folder: Path) -> Store:
         """The rows encoded with the fitted vocabularies."""
-        use_threads(self.threads)
+        use_threads(self.config_.train.threads)
         return encode_to_store(self.encoder_, open_source(frame, self.config_.data), folder / "rows")
 
     def _features(self, X: Any, *, reset: bool) -> pl.DataFrame:

@@ -39,7 +39,12 @@ def score(
     """All metrics; None where one is undefined: AUC, GAUC and NE of a single class, calibration without clicks."""
     if len(y_true) and y_true.min() != y_true.max():
         return metrics.scores(y_true, y_score, groups)
-    undefined: dict[str, float | None] = dict.fromkeys(("auc", "logloss", "gauc", "ne", "calibration", "ece"))
-    if len(y_true):
-        undefined["logloss"] = metrics.logloss(y_true, y_score)
-    return undefined
+    some = len(y_true) > 0
+    return {
+        "auc": None,
+        "logloss": metrics.logloss(y_true, y_score) if some else None,
+        "gauc": None,
+        "ne": None,
+        "calibration": metrics.calibration(y_true, y_score) if some and y_true.max() == 1 else None,
+        "ece": metrics.ece(y_true, y_score) if some else None,
+    }

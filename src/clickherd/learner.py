@@ -25,6 +25,7 @@ class Learner:
     def __init__(self, model: ClickModel, config: Config, batch_size: int) -> None:
         optim = config.optim
         self.model = model
+        self.batch_size = batch_size  # of a full batch; the hyper-parameters belong to it
         self.hyper = scaled(optim, batch_size)
         self.micro_batch_size = config.train.micro_batch_size
         self.dense = KerasAdam(model.net.parameters(), betas=optim.betas, epsilon=optim.epsilon)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from typing import Any
 
@@ -33,10 +34,12 @@ class RichObserver:
         self._num_epochs = 1
         self._shown = self._began = 0.0
         self._rows_at_begin = 0
+        self._clips = False
 
     def start(self, num_epochs: int, rows_per_epoch: int, hyper: Hyperparameters) -> None:
         """Show the bar and the hyper-parameters in force."""
         self._num_epochs, self._rows_per_epoch = num_epochs, rows_per_epoch
+        self._clips = math.isfinite(hyper.clip)
         self.console.print(f"[dim]{hyper.describe()}[/dim]", highlight=False)
         self._task = self._bar.add_task("", total=rows_per_epoch, epoch=f"1/{num_epochs}", speed="–", loss="–")
         self._bar.start()
@@ -64,9 +67,11 @@ class RichObserver:
         self.console.print(
             f"epoch {record['epoch']:>2}  train loss {record['train_loss']:.4f}"
             + (f"  valid {scores}" if scores else "")
-            + f"  {record['samples_per_second']:,.0f} rows/s  clipped {record['clipped_fraction']:.2%}"
+            + f"  {record['samples_per_second']:,.0f} rows/s"
+            + (f"  clipped {record['clipped_fraction']:.2%}" if self._clips else "")
             + ("  [green]best[/green]" if best and scores else ""),
             highlight=False,
+            soft_wrap=True,
         )
         if self._task is not None:
             following = f"{min(record['epoch'] + 1, self._num_epochs)}/{self._num_epochs}"

@@ -12,6 +12,8 @@ report.html
 from __future__ import annotations
 
 import json
+import os
+import shutil
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -30,7 +32,9 @@ from clickherd.errors import RunError
 from clickherd.evaluate import Scored, evaluate, score
 from clickherd.importance import permutation_importance
 from clickherd.network import ClickModel
-from clickherd.train import Observer, Progress, Trainer, batch_size_for, seeded, use_threads
+from clickherd.observer import Observer
+from clickherd.runtime import check_device, seeded, use_threads
+from clickherd.train import Progress, Trainer, batch_size_for
 
 IMPORTANCE_ROWS = 10_000  # enough to rank fields; more would cost longer than training on small logs
 TEST_SCORES = ("auc", "logloss", "gauc", "ne", "calibration")
@@ -58,18 +62,12 @@ def train_run(
         Interrupted: `should_stop` said so; `resume_run` goes on from there.
     """
     if folder.exists():
-        raise RunError(
-            "the run folder already exists",
-            file=folder,
-            mend="Choose another --out, or continue it with: clickherd train --resume " + str(folder),
-        )
+        raise _taken(folder)
+    check_device(config.train.device)
+    threads = use_threads(config.train.threads)
     prepared = prepare_sources(config, announce)
-    train = config.train
-    settled = {"batch_size": batch_size_for(config, len(prepared.train)), "threads": use_threads(train.threads)}
-    config = config.model_copy(update={"train": train.model_copy(update=settled)})
-    folder.mkdir(parents=True)
-    prepared.encoder.save(folder / "encoder")
-    checkpoint.write_text(folder / "config.yaml", dump_yaml(config))
+    config = _settled(config, prepared, threads)
+    _create(folder, config, prepared)
     return _train(config, prepared, folder, announce, observer, should_stop, report)
 
 
@@ -87,15 +85,63 @@ def resume_run(
         RunError: no such run, or its data have changed since.
     """
     config = load_config(folder)
+    check_device(config.train.device)
     use_threads(config.train.threads)
+    prepared = _same_rows(config, folder, announce)
+    return _train(config, prepared, folder, announce, observer, should_stop, report)
+
+
+def _taken(folder: Path) -> RunError:
+    return RunError(
+        "the run folder already exists",
+        file=folder,
+        mend=f"Choose another --out, or continue it with: clickherd train --resume {folder}",
+    )
+
+
+def _settled(config: Config, prepared: Prepared, threads: int) -> Config:
+    """The settings with nothing left to be found: batch size, threads, where the rows lie and which they are."""
+    train = {"batch_size": batch_size_for(config, len(prepared.train)), "threads": threads}
+    sources: dict[str, Any] = {
+        split: tuple(path if "://" in path else str(Path(path).absolute()) for path in getattr(config.source, split))
+        for split in ("data", "valid", "test")
+    }
+    sources["fingerprint"] = prepared.path.name
+    return config.model_copy(
+        update={
+            "train": config.train.model_copy(update=train),
+            "source": config.source.model_copy(update=sources),
+        }
+    )
+
+
+def _create(folder: Path, config: Config, prepared: Prepared) -> None:
+    """Make the run folder with its settings and encoder, in one move."""
+    beside = folder.with_name(f".{folder.name}.{os.getpid()}.part")
+    try:
+        beside.mkdir(parents=True)
+        prepared.encoder.save(beside / "encoder")
+        checkpoint.write_text(beside / "config.yaml", dump_yaml(config))
+        beside.rename(folder)
+    except OSError as error:
+        shutil.rmtree(beside, ignore_errors=True)
+        if folder.exists():
+            raise _taken(folder) from None
+        raise RunError(
+            f"cannot make the run folder: {error.strerror}", file=folder, mend="Choose another --out."
+        ) from error
+
+
+def _same_rows(config: Config, folder: Path, announce: Announce) -> Prepared:
+    """The encoded rows of a run; they must be those that it began with."""
     prepared = prepare_sources(config, announce)
-    if prepared.encoder.fingerprint() != Encoder.load(folder / "encoder").fingerprint():
+    if prepared.path.name != config.source.fingerprint:
         raise RunError(
             "the data are not those that the run began with",
             file=folder,
-            mend="Put the original files back, or start anew with --recipe " + str(folder / "config.yaml"),
+            mend=f"Put the original files back, or start anew with --recipe {folder / 'config.yaml'}",
         )
-    return _train(config, prepared, folder, announce, observer, should_stop, report)
+    return prepared
 
 
 def prepare_sources(config: Config, announce: Announce) -> Prepared:
@@ -131,11 +177,18 @@ def _train(
         )
         if trainer.restore():
             announce(f"resuming after epoch {trainer.progress.epoch}, step {trainer.progress.step}")
+        if trainer.batch_size > len(prepared.train):
+            announce(
+                f"the batch holds all {len(prepared.train):,} training rows: one update an epoch, at rates meant for "
+                f"{trainer.batch_size:,}. Leave --batch-size out to have one chosen."
+            )
         announce(
             f"{config.model.name}: {model.num_parameters:,} weights, {len(prepared.train):,} training rows, "
             f"batch {trainer.batch_size:,}, {trainer.steps_per_epoch:,} steps an epoch"
         )
         progress = trainer.run()
+    if progress.stopped:
+        announce(f"no better for {config.train.patience} epochs: the weights of epoch {progress.best_epoch} are kept")
     result, judged = judge(config, prepared, model, progress, folder)
     checkpoint.write_text(folder / "metrics.json", json.dumps(result, indent=2) + "\n")
     if report:
@@ -235,7 +288,7 @@ def report_run(folder: Path, announce: Announce = quiet) -> Path:
     use_threads(run.config.train.threads)
     if not (folder / "metrics.json").exists():
         raise RunError("the run is not finished", file=folder, mend=f"Finish it: clickherd train --resume {folder}")
-    prepared = prepare_sources(run.config, announce)
+    prepared = _same_rows(run.config, folder, announce)
     history = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     splits = {"valid": prepared.valid, "test": prepared.test}
     judged = {name: evaluate(run.model, store) for name, store in splits.items() if store is not None}

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
-import numba
 import numpy as np
 import numpy.typing as npt
 import torch
@@ -24,7 +21,8 @@ from clickherd.errors import ConfigError, Interrupted, UserError
 from clickherd.evaluate import evaluate
 from clickherd.learner import Learner
 from clickherd.network import ClickModel
-from clickherd.optim.scaling import Hyperparameters, warmed_up
+from clickherd.observer import Observer, Silent
+from clickherd.optim.scaling import warmed_up
 
 MIN_STEPS_PER_EPOCH, MAX_AUTO_BATCH, MIN_AUTO_BATCH = 50, 65_536, 256
 CHECKPOINT_SHARE = 0.03  # of the time, at most, goes into writing checkpoints
@@ -32,38 +30,6 @@ CHECKPOINT_SHARE = 0.03  # of the time, at most, goes into writing checkpoints
 
 class DivergedError(UserError):
     """The loss is no longer finite."""
-
-
-class Observer(Protocol):
-    """Who watches: the progress bar, or nobody."""
-
-    def start(self, num_epochs: int, rows_per_epoch: int, hyper: Hyperparameters) -> None:
-        """Training begins."""
-
-    def batch(self, epoch: int, rows: int, loss_sum: torch.Tensor) -> None:
-        """So many rows of this epoch are done; reading `loss_sum`, the sum over them, waits for the device."""
-
-    def epoch(self, record: dict[str, Any], best: bool) -> None:
-        """An epoch is over and scored."""
-
-    def finish(self) -> None:
-        """Training ended."""
-
-
-class Silent:
-    """Watches nothing."""
-
-    def start(self, num_epochs: int, rows_per_epoch: int, hyper: Hyperparameters) -> None:  # noqa: D102
-        pass
-
-    def batch(self, epoch: int, rows: int, loss_sum: torch.Tensor) -> None:  # noqa: D102
-        pass
-
-    def epoch(self, record: dict[str, Any], best: bool) -> None:  # noqa: D102
-        pass
-
-    def finish(self) -> None:  # noqa: D102
-        pass
 
 
 @dataclass
@@ -257,20 +223,3 @@ def batch_size_for(config: Config, num_rows: int) -> int:
 def epoch_order(seed: int, epoch: int, num_rows: int) -> npt.NDArray[np.int64]:
     """The order of the rows in an epoch: a function of seed and epoch alone, so a resumed run sees the same."""
     return np.random.default_rng((seed, epoch)).permutation(num_rows)
-
-
-@contextmanager
-def seeded(seed: int) -> Iterator[None]:
-    """Torch's random numbers start from `seed` inside, and go on as before outside."""
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        yield
-
-
-def use_threads(threads: int | None) -> int:
-    """Set the CPU threads of torch and numba; all that this process may use when None. Returns their number."""
-    available = min(len(os.sched_getaffinity(0)), int(numba.config.NUMBA_NUM_THREADS))
-    chosen = min(threads or available, available)
-    torch.set_num_threads(chosen)
-    numba.set_num_threads(chosen)
-    return chosen

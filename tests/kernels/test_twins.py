@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import numba
 import numpy as np
 import pytest
 import torch
@@ -90,17 +91,20 @@ def test_twin_equals_reference(twin: Kernels, problem: dict[str, Any]) -> None:
 
 
 def test_results_do_not_depend_on_the_number_of_threads() -> None:
-    import numba
-
     generator = torch.Generator().manual_seed(0)
-    ids = torch.randint(0, 100, (500, 3), generator=generator, dtype=torch.int32) + torch.tensor(
-        [0, 100, 200], dtype=torch.int32
-    )
-    grad_rows = torch.randn(500, 3, 5, generator=generator)
-    sums = []
+    ids = torch.randint(0, 100, (500, 3), generator=generator, dtype=torch.int32)
+    ids += torch.tensor([0, 100, 200], dtype=torch.int32)
+    values = torch.randint(300, 400, (1000,), generator=generator, dtype=torch.int32)
+    bags = ((values, torch.arange(0, 1001, 2)),)
+    grad_rows, weight = torch.randn(500, 4, 5, generator=generator), torch.randn(400, 5, generator=generator)
+    adam = AdamStep(3, 1e-2, 1e-3, clip=0.1, zeta=1e-5, beta1=0.9, beta2=0.999, epsilon=1e-7)
+    results = []
     for threads in (1, numba.config.NUMBA_NUM_THREADS):
         numba.set_num_threads(threads)
-        grad, counts = torch.zeros(300, 5), torch.zeros(300, dtype=torch.int32)
-        cpu.scatter_add(grad, counts, ids, (), grad_rows, None)
-        sums.append(grad)
-    assert torch.equal(*sums)
+        table = [weight.clone(), torch.zeros(400, 5), torch.zeros(400, 5), torch.zeros(400, 5)]
+        counts = torch.zeros(400, dtype=torch.int32)
+        cpu.scatter_add(table[3], counts, ids, bags, grad_rows, None)
+        tally = cpu.cowclip_adam(*table, counts, False, adam)
+        results.append((tally, cpu.gather(table[0], ids, bags, False)[0], *table))
+    for one, many in zip(*results, strict=True):
+        assert torch.equal(one, many) if isinstance(one, torch.Tensor) else one == many

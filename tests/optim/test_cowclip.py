@@ -1,4 +1,7 @@
-"""The update of the embedding table against the paper's algorithm, written out step by step in NumPy."""
+"""The update of the embedding table against CowClip's algorithm, written out step by step in NumPy.
+
+The threshold is that of the authors' code, count·r·max(‖w‖, r·√D·ζ), with which the published recipes were run.
+"""
 
 from __future__ import annotations
 

@@ -17,16 +17,19 @@ TIME_FORMATS = ("%Y-%m-%d %H:%M:%S%.f", "%Y-%m-%d", "%Y-%m-%d %H:%M")
 ZONED_FORMATS = ("%+", "%Y-%m-%d %H:%M:%S%.f%#z", "%Y-%m-%d %H:%M%#z")
 
 
+_BOOLEANS = {"True": "true", "TRUE": "true", "False": "false", "FALSE": "false"}
+
+
 def as_texts(values: pl.Series) -> pl.Series:
     """Values as the texts that vocabularies hold, so that 1, 1.0 and "1" are one value; nulls (and NaN) stay null.
 
-    Whole floats become integers; True and False are written as Python and pandas write them. (`1.0` that is text
+    Whole floats become integers; booleans become "true" and "false", however a file spells them. (`1.0` that is text
     already is taken for `1` when it is looked up, see `hashing`.)
     """
     if values.dtype == pl.String:
-        return values
+        return values.replace(_BOOLEANS)
     if values.dtype == pl.Boolean:
-        return values.replace_strict([True, False], ["True", "False"], default=None, return_dtype=pl.String)
+        return values.cast(pl.String)
     if values.dtype.is_float():
         values = values.fill_nan(None)
         if (values.drop_nulls().floor() == values.drop_nulls()).all() and (values.abs() < 2**63).all():

@@ -58,7 +58,7 @@ def cowclip_adam(
     wide: bool,
     adam: AdamStep,
 ) -> tuple[int, int]:
-    """CowClip (Zheng et al., AAAI 2023, Algorithm 1), then Adam, over the whole table.
+    """CowClip (Zheng et al., AAAI 2023, Algorithm 1 with the code's floor), then Adam, over the whole table.
 
     g_i ← ∂(mean loss)/∂w_i + 2λ w_i
     t_i = max(count_i, 1) · r · max(‖w_i‖, r·√D·ζ)

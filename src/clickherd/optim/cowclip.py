@@ -1,5 +1,8 @@
 """CowClip: the update of the embedding table (Zheng et al., AAAI 2023, https://arxiv.org/abs/2204.06240, Algorithm 1).
 
+The floor of the threshold is that of the authors' code (bytedance/LargeBatchCTR@12101b4), with which the published
+recipes were run: count·r·max(‖w‖, r·√D·ζ), where Algorithm 1 prints count·max(r‖w‖, ζ).
+
 For a batch with mean loss L, for every id i of the table, in the batch or not:
 
     g_i ← ∂L/∂w_i + 2λ w_i

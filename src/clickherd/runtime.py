@@ -1,0 +1,41 @@
+"""Threads and random numbers of the running process."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import numba
+import torch
+
+from clickherd.errors import ConfigError
+
+
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Torch's random numbers start from `seed` inside, and go on as before outside."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        yield
+
+
+def use_threads(threads: int | None) -> int:
+    """Set the CPU threads of torch and numba; all that this process may use when None. Returns their number."""
+    # Linux tells which cores this process may use; elsewhere all of them count.
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    available = min(cores, int(numba.config.NUMBA_NUM_THREADS))
+    chosen = min(threads or available, available)
+    torch.set_num_threads(chosen)
+    numba.set_num_threads(chosen)
+    return chosen
+
+
+def check_device(device: str) -> None:
+    """See that the device is there, before any work is done for it.
+
+    Raises:
+        ConfigError: no CUDA device is available.
+    """
+    if device != "cpu" and not torch.cuda.is_available():
+        raise ConfigError(f"train.device = {device!r}, but torch finds no CUDA device", mend="Use --device cpu.")

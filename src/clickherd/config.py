@@ -22,6 +22,8 @@ Monitor = Literal["auc", "logloss", "gauc", "ne"]
 
 def _as_text(value: object) -> object:
     """YAML reads `positive: 1` as a number; labels are compared as text."""
+    if isinstance(value, bool):
+        raise ValueError("YAML reads yes, no, on and off as true and false: put the value in quotes")
     return str(value) if isinstance(value, int | float) else value
 
 

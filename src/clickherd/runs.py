@@ -176,7 +176,9 @@ def _train(
             config, model, prepared.train, prepared.valid, folder, observer=observer, should_stop=should_stop
         )
         if trainer.restore():
-            announce(f"resuming after epoch {trainer.progress.epoch}, step {trainer.progress.step}")
+            done = trainer.progress.stopped or trainer.progress.epoch >= config.train.epochs
+            where = f"resuming after epoch {trainer.progress.epoch}, step {trainer.progress.step}"
+            announce("training is finished; judging it again" if done else where)
         if trainer.batch_size > len(prepared.train):
             announce(
                 f"the batch holds all {len(prepared.train):,} training rows: one update an epoch, at rates meant for "

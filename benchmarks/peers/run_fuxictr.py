@@ -90,6 +90,9 @@ class FuxiCTR:
 
     def fit(self, prepared: Any) -> None:
         train, valid = prepared
+        # fit keeps the steps between validations from the fit before: after the short warm-up it would validate every
+        # few steps and stop early, long before all rows are trained on.
+        self.model._eval_steps = None
         self.model.fit(train, epochs=1, validation_data=valid)
 
     def predict(self, rows: measure.Rows) -> npt.NDArray[np.float64]:

@@ -171,7 +171,7 @@ def read_labels(
             "the label is missing", column=name, **chunk.place(bad), mend="Fill it in, or leave the row out."
         )
     if positive is not None:
-        click = positive.strip().removesuffix(".0")
+        click = _BOOLEANS.get(positive.strip(), positive.strip()).removesuffix(".0")
         return as_texts(values).is_in([click, f"{click}.0"]).to_numpy().astype(np.float32)
     if values.dtype == pl.String:
         lower = values.str.to_lowercase()

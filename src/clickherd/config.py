@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from clickherd.errors import ConfigError, did_you_mean
 from clickherd.models import MODELS, AnyModelConfig
@@ -221,8 +221,3 @@ def _names(path: list[str], fault: Mapping[str, Any]) -> list[str]:
         kind = kind.model_fields[part].annotation
         kind = next((k for k in get_args(kind) if isinstance(k, type)), kind)
     return list(kind.model_fields)
-
-
-def settings_reference() -> dict[str, Any]:
-    """The JSON schema of all settings."""
-    return TypeAdapter(Config).json_schema()

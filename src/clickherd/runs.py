@@ -25,7 +25,7 @@ import numpy.typing as npt
 from clickherd import checkpoint, machine
 from clickherd.config import Config, dump_yaml, load_yaml, resolve
 from clickherd.data.encode import Encoder
-from clickherd.data.prepare import Prepared, encode_stream, prepare
+from clickherd.data.prepare import Prepared, encode_stream, prepare, quiet
 from clickherd.data.source import DataLike, open_source
 from clickherd.data.store import Store
 from clickherd.errors import RunError
@@ -40,10 +40,6 @@ IMPORTANCE_ROWS = 10_000  # enough to rank fields; more would cost longer than t
 TEST_SCORES = ("auc", "logloss", "gauc", "ne", "calibration")
 
 Announce = Callable[[str], None]
-
-
-def quiet(message: str) -> None:
-    """Announce nothing."""
 
 
 def train_run(
@@ -204,8 +200,7 @@ def judge(
 ) -> tuple[dict[str, Any], dict[str, Scored]]:
     """Score the best weights on the held-out rows; returns the content of metrics.json and the scored splits."""
     began = time.perf_counter()
-    splits = {"valid": prepared.valid, "test": prepared.test}
-    judged = {name: evaluate(model, store) for name, store in splits.items() if store is not None}
+    judged = _score_splits(prepared, model)
     seconds = time.perf_counter() - began
     test = judged["test"].scores if "test" in judged else None
     result = {
@@ -230,6 +225,12 @@ def judge(
         "run": str(folder),
     }
     return result, judged
+
+
+def _score_splits(prepared: Prepared, model: ClickModel) -> dict[str, Scored]:
+    """The held-out splits that there are, scored."""
+    splits = {"valid": prepared.valid, "test": prepared.test}
+    return {name: evaluate(model, store) for name, store in splits.items() if store is not None}
 
 
 class Run:
@@ -292,9 +293,8 @@ def report_run(folder: Path, announce: Announce = quiet) -> Path:
         raise RunError("the run is not finished", file=folder, mend=f"Finish it: clickherd train --resume {folder}")
     prepared = _same_rows(run.config, folder, announce)
     history = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    splits = {"valid": prepared.valid, "test": prepared.test}
-    judged = {name: evaluate(run.model, store) for name, store in splits.items() if store is not None}
     result = json.loads((folder / "metrics.json").read_text())
+    judged = _score_splits(prepared, run.model)
     return write_report(run.config, prepared, run.model, history, result, judged, folder)
 
 

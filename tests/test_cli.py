@@ -123,6 +123,17 @@ def test_a_second_run_reuses_the_store_and_repeats_the_first_bit_for_bit(run: Ru
     assert all((one[name] == two[name]).all() for name in one)
 
 
+def test_crossed_columns_are_asked_for_in_a_flag_and_go_with_the_run(run: Run, clicks: Path, tmp_path: Path) -> None:
+    flags = ["--label", "clicked", "--epochs", 1, "--no-report", *SMALL]
+    code, _, err = run("train", clicks, "--cross", "user_id*item", "--out", "run", *flags)
+    assert code == 0, err
+    assert "user_id*item categorical crossed" in err
+    assert run("predict", "run", clicks, "--out", "p.csv")[0] == 0
+    code, _, err = run("train", clicks, "--cross", "user_id*itme", *flags)
+    assert code == 2
+    assert "Did you mean 'item'?" in err
+
+
 def test_predict_and_evaluate_need_only_the_run_folder(run: Run, clicks: Path, tmp_path: Path) -> None:
     run("train", clicks, "--label", "clicked", "--epochs", 1, "--out", "run", "--no-report", *SMALL)
     moved = tmp_path / "elsewhere"

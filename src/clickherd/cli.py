@@ -69,6 +69,10 @@ def train(
         list[str] | None,
         typer.Option(metavar="COLUMN=ROLE", help="numeric, categorical, multi, timestamp or ignored; repeatable."),
     ] = None,
+    cross: Annotated[
+        list[str] | None,
+        typer.Option(metavar="A*B", help="Combinations of the values of A and B as a column; repeatable."),
+    ] = None,
     group: Annotated[str | None, typer.Option(help="Column by which GAUC groups rows, such as a user id.")] = None,
     min_count: Annotated[int | None, typer.Option(help="Rarer values become 'unknown'.")] = None,
     recipe: Annotated[Path | None, typer.Option(help="YAML of settings; flags go before it.")] = None,
@@ -90,6 +94,7 @@ def train(
             "data.format": format,
             "data.split": split,
             "data.time_column": time_column,
+            "data.crosses": [item.split("*") for item in cross] if cross else None,
             "data.group": group,
             "data.min_count": min_count,
             "data.roles": _pairs(role or [], "--role") or None,

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator
 
 from clickherd.errors import ConfigError, did_you_mean
 from clickherd.models import MODELS, AnyModelConfig
@@ -51,6 +51,9 @@ class DataConfig(Settings):
     )
     roles: dict[str, Role] = Field({}, description="column → role, where the inferred one is not wanted")
     min_count: int = Field(2, ge=1, description="values seen less often in the training rows become 'unknown'")
+    crosses: tuple[tuple[str, ...], ...] = Field(
+        (), description="columns whose combinations of values become a column, e.g. [[user, item]]"
+    )
     hash_buckets: dict[str, int] = Field({}, description="column → number of buckets, instead of a vocabulary")
     numeric: NumericEncoding = Field(
         "auto",
@@ -67,6 +70,16 @@ class DataConfig(Settings):
         0.1, ge=0, lt=1, description="used when no validation file is given; 0: no validation, the last weights count"
     )
     test_fraction: float = Field(0.1, ge=0, lt=1, description="used when neither a validation nor a test file is given")
+
+    @field_validator("crosses")
+    @classmethod
+    def _distinct(cls, crosses: tuple[tuple[str, ...], ...]) -> tuple[tuple[str, ...], ...]:
+        for columns in crosses:
+            if len(columns) < 2 or len(set(columns)) < len(columns):
+                raise ValueError(f"a cross combines two or more different columns, not {list(columns)}")
+        if len(set(crosses)) < len(crosses):
+            raise ValueError("the same cross stands there twice")
+        return crosses
 
 
 class OptimConfig(Settings):

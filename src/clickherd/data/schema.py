@@ -11,6 +11,7 @@ import polars as pl
 from pydantic import ConfigDict, TypeAdapter
 
 from clickherd.config import DataConfig, NumericEncoding, Role
+from clickherd.data.cross import cross_name
 from clickherd.data.source import Source
 from clickherd.data.values import parse_instants, read_parts, without_nulls
 from clickherd.errors import ConfigError, DataError, did_you_mean
@@ -282,6 +283,8 @@ def _given(present: pl.Series, config: DataConfig, *, criteo: bool) -> Column | 
         return Column(name, "numeric", "as set")
     if criteo and name in _CRITEO:
         return Column(name, "numeric" if name[0] == "I" else "categorical")
+    if name in map(cross_name, config.crosses):
+        return Column(name, "categorical", "crossed")
     if name in config.hash_buckets:
         multi = isinstance(present.dtype, pl.List) or _is_multi(present, config)
         return Column(name, "multi" if multi else "categorical", "hashed")

@@ -12,6 +12,7 @@ import polars as pl
 
 from clickherd.config import DataConfig
 from clickherd.data.columnar import ArrowPart, ParquetPart
+from clickherd.data.cross import CrossedPart
 from clickherd.data.frames import to_part
 from clickherd.data.locate import DataFile, locate
 from clickherd.data.part import Part, PartitionedPart
@@ -129,6 +130,8 @@ def open_source(data: DataLike, config: DataConfig, *, need_label: bool = True, 
         parts = [to_part(data)]
     parts = _filled(parts)
     check_columns(parts)
+    if config.crosses:
+        parts = [CrossedPart(part, config) for part in parts]
     is_text = parts[0].is_text
     dtypes, faults = (parts[0].dtypes, {}) if is_text else unify(parts, config)
     if need_label and config.label not in dtypes:
@@ -165,6 +168,7 @@ def _filled(parts: list[Part]) -> list[Part]:
 
 def _configured_names(config: DataConfig) -> set[str]:
     names = {config.label, *config.roles, *config.hash_buckets, *config.numeric_columns}
+    names.update(*config.crosses)
     return names | {name for name in (config.group, config.time_column) if name}
 
 

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from clickherd.data.source import RawChunk
 from clickherd.errors import DataError
+
+if TYPE_CHECKING:
+    from clickherd.data.source import RawChunk
 
 Floats = npt.NDArray[np.float64]
 

@@ -9,7 +9,7 @@ import pandas as pd
 import polars as pl
 import pytest
 
-from clickherd.config import DataConfig
+from clickherd.data.config import DataConfig
 from clickherd.data.encode import Encoder
 from clickherd.data.fit import fit
 from clickherd.data.prepare import encode_stream

@@ -9,8 +9,8 @@ import numpy as np
 import polars as pl
 import pytest
 
-from clickherd.config import DataConfig
 from clickherd.data import prepare as module
+from clickherd.data.config import DataConfig
 from clickherd.data.prepare import encode_stream, encode_to_store, prepare
 from clickherd.data.source import open_source
 from clickherd.data.store import StoreWriter

@@ -2,7 +2,7 @@
 
 import pytest
 
-from clickherd.config import DataConfig
+from clickherd.data.config import DataConfig
 from clickherd.data.prepare import prepare
 from clickherd.errors import DataError
 

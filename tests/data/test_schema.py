@@ -7,7 +7,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from clickherd.config import DataConfig
+from clickherd.data.config import DataConfig
 from clickherd.data.schema import Schema, infer_schema
 from clickherd.data.source import open_source
 from clickherd.errors import ConfigError, DataError

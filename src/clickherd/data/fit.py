@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from clickherd.config import DataConfig
+from clickherd.data.config import DataConfig
 from clickherd.data.encode import Embedded, Encoder, Reading, in_parallel
 from clickherd.data.numeric import (
     BucketCounter,

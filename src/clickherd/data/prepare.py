@@ -27,7 +27,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from clickherd.config import DataConfig
+from clickherd.data.config import DataConfig
 from clickherd.data.encode import Encoder
 from clickherd.data.fit import Fitted, fit, no_positive, split_chunks
 from clickherd.data.profile import SplitTally, build_profile

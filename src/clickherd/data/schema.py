@@ -10,7 +10,7 @@ from typing import Any
 import polars as pl
 from pydantic import ConfigDict, TypeAdapter
 
-from clickherd.config import DataConfig, NumericEncoding, Role
+from clickherd.data.config import DataConfig, NumericEncoding, Role
 from clickherd.data.source import Source
 from clickherd.data.values import parse_instants, read_parts, without_nulls
 from clickherd.errors import ConfigError, DataError, did_you_mean

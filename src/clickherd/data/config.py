@@ -9,7 +9,7 @@ from pydantic import BeforeValidator, Field
 from clickherd.settings import Settings
 
 Role = Literal["label", "numeric", "categorical", "multi", "timestamp", "ignored"]
-NumericEncoding = Literal["auto", "log2", "quantile", "minmax", "standard"]
+NumericEncoding = Literal["auto", "log_square", "quantile", "minmax", "standard"]
 
 
 def _as_text(value: object) -> object:
@@ -40,8 +40,8 @@ class DataConfig(Settings):
     hash_buckets: dict[str, int] = Field({}, description="column → number of buckets, instead of a vocabulary")
     numeric: NumericEncoding = Field(
         "auto",
-        description="log2: buckets ⌊(ln x)²⌋; quantile: equal-frequency buckets; minmax and standard: real values. "
-        "auto is log2 for columns of whole numbers (counts) and quantile for fractions",
+        description="log_square: buckets ⌊(ln x)²⌋; quantile: equal-frequency buckets; minmax and standard: real "
+        "values. auto is log_square for columns of whole numbers (counts) and quantile for fractions",
     )
     numeric_columns: dict[str, NumericEncoding] = Field({}, description="column → encoding, where it differs")
     quantile_buckets: int = Field(50, ge=2, le=10_000)

@@ -38,7 +38,7 @@ from clickherd.data.store import Batch, Layout, Store, StoreWriter
 from clickherd.data.values import as_texts
 from clickherd.errors import DataError
 
-FORMAT = 1  # raise it when the same data would be encoded in another way
+FORMAT = 2  # raise it when the same data would be encoded in another way
 CHUNK_ROWS = 262_144
 _STALE_SECONDS = 86_400  # a partial folder that was not touched for so long belongs to a run that was killed
 

@@ -233,7 +233,7 @@ def _column(values: pl.Series, config: DataConfig, *, criteo: bool) -> Column:
     encoding = config.numeric_columns.get(name, config.numeric)
     if encoding == "auto":
         numbers = present.cast(pl.Float64, strict=False).drop_nulls()
-        encoding = "log2" if (numbers.floor() == numbers).all() else "quantile"
+        encoding = "log_square" if (numbers.floor() == numbers).all() else "quantile"
     return Column(name, "numeric", found.note, encoding)
 
 

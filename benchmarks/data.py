@@ -26,8 +26,8 @@ import numpy.typing as npt
 import polars as pl
 from sklearn.metrics import log_loss, roc_auc_score
 
-from clickherd.config import DataConfig
 from clickherd.data import synthetic
+from clickherd.data.config import DataConfig
 from clickherd.data.prepare import Prepared, prepare
 from clickherd.data.store import Layout, Store
 

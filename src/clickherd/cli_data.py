@@ -59,11 +59,13 @@ def describe(
     ] = "auto",
 ) -> None:
     """Which role each column would play, how many values it has, and what is missing."""
-    from clickherd.config import resolve
+    from clickherd.data.config import DataConfig
     from clickherd.data.describe import describe_source
+    from clickherd.settings import validated
 
     settings = {"format": format} | ({"label": label} if label else {})
+    config = validated(DataConfig, settings, within="data")
     table = Table("column", "role", "distinct", "missing", "examples", "note")
-    for row in describe_source(data, resolve({"data": settings}).data, need_label=label is not None):
+    for row in describe_source(data, config, need_label=label is not None):
         table.add_row(*(escape(cell) for cell in row))
     Console().print(table)

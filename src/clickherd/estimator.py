@@ -17,7 +17,8 @@ from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import assert_all_finite, check_is_fitted, column_or_1d, validate_data
 
 from clickherd import checkpoint
-from clickherd.config import DataConfig, dump_yaml, merge, resolve
+from clickherd.config import dump_yaml, merge, resolve
+from clickherd.data.config import DataConfig
 from clickherd.data.prepare import Prepared, encode_stream, encode_to_store, prepare
 from clickherd.data.source import open_source
 from clickherd.data.store import Store

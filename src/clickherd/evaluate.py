@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from clickherd import metrics
 from clickherd.data.store import Store
+from clickherd.errors import ConfigError
 from clickherd.network import ClickModel
 
 CHUNK = 65_536
@@ -48,3 +49,23 @@ def score(
         "calibration": metrics.calibration(y_true, y_score) if some and y_true.max() == 1 else None,
         "ece": metrics.ece(y_true, y_score) if some else None,
     }
+
+
+def monitored(scores: dict[str, float | None], monitor: str) -> float | None:
+    """The validation score to maximise: `monitor`, negated where less is better; None without validation rows.
+
+    Raises:
+        ConfigError: the score to watch is GAUC, and no group holds both clicks and non-clicks.
+    """
+    if not scores:
+        return None
+    value = scores[monitor]
+    if monitor == "gauc" and value is None:
+        raise ConfigError(
+            "train.monitor = gauc, but no group of validation rows has both clicks and non-clicks",
+            mend="Name the grouping column with --set data.group=COLUMN, or monitor auc or logloss.",
+        )
+    if value is None:  # one class only among the validation rows: AUC is undefined, the loss is not
+        monitor, value = "logloss", scores["logloss"]
+    assert value is not None
+    return value if monitor in ("auc", "gauc") else -value

@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from clickherd import metrics
+from clickherd.data.gather import take_bag
 from clickherd.data.store import Batch, Layout
 
 Predict = Callable[[Batch], npt.NDArray[np.floating]]
@@ -81,8 +82,6 @@ def _ids(batch: Batch, column: int, order: Order) -> Batch:
 
 
 def _bag(batch: Batch, index: int, order: Order) -> Batch:
-    from clickherd.kernels import take_bag
-
     bags = list(batch.bags)
     bags[index] = take_bag(*bags[index], order)
     return replace(batch, bags=tuple(bags))

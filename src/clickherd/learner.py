@@ -1,4 +1,4 @@
-"""How one batch changes the weights.
+"""How one batch changes the weights, and what the next one depends on.
 
 A batch is the sum of its micro-batches: a cache-sized slice of rows goes through the network at a time, gradients add
 up to those of the whole batch, and both optimisers step once per batch. Memory does not grow with the batch.
@@ -60,3 +60,30 @@ class Learner:
         grad_rows_BFD = torch.zeros_like(rows_BFD) if rows_BFD.grad is None else rows_BFD.grad
         self.embedding.accumulate(batch.ids, batch.bags, grad_rows_BFD, wide_B.grad)
         return loss.detach()
+
+    def tensors(self) -> dict[str, torch.Tensor]:
+        """All that the next batch depends on, for a checkpoint: weights, optimisers, random numbers."""
+        tensors = self.model.tensors() | {"rng": torch.get_rng_state()}
+        tensors |= {f"embedding.{name}": t for name, t in self.embedding.tensors().items()}
+        tensors |= {f"dense.{name}": t for name, t in self.dense.tensors().items()}
+        if self.model.device.type == "cuda":
+            tensors["cuda_rng"] = torch.cuda.get_rng_state(self.model.device)
+        return tensors
+
+    def load_tensors(self, tensors: dict[str, torch.Tensor], num_steps: int, source: str) -> None:
+        """The inverse of `tensors`, after `num_steps` batches. Takes the tensors out of the dict as it goes.
+
+        Raises:
+            RunError: the weights do not fit the model; `source` is the file that is named.
+        """
+        torch.set_rng_state(tensors.pop("rng"))
+        if "cuda_rng" in tensors:
+            torch.cuda.set_rng_state(tensors.pop("cuda_rng"), self.model.device)
+        self.embedding.load_tensors(_take_part(tensors, "embedding."), num_steps)
+        self.dense.load_tensors(_take_part(tensors, "dense."), num_steps)
+        self.model.load_tensors(tensors, source)
+
+
+def _take_part(tensors: dict[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:
+    """Take the tensors under `prefix` out of `tensors`."""
+    return {name.removeprefix(prefix): tensors.pop(name) for name in list(tensors) if name.startswith(prefix)}

@@ -17,8 +17,8 @@ import torch
 from clickherd import checkpoint
 from clickherd.config import Config
 from clickherd.data.store import Store
-from clickherd.errors import ConfigError, Interrupted, UserError
-from clickherd.evaluate import evaluate
+from clickherd.errors import Interrupted, UserError
+from clickherd.evaluate import evaluate, monitored
 from clickherd.learner import Learner
 from clickherd.network import ClickModel
 from clickherd.observer import Observer, Silent
@@ -139,7 +139,7 @@ class Trainer:
             "clipped_fraction": progress.clipped / max(progress.touched, 1),
         }
         progress.history.append(record)
-        score = self._monitored(valid)
+        score = monitored(valid, train.monitor)
         best = score is None or score > progress.best_score
         if best:  # without validation rows the last weights count
             progress.best_epoch, progress.best_score = progress.epoch, -math.inf if score is None else score
@@ -151,22 +151,6 @@ class Trainer:
         lines = "".join(json.dumps(line) + "\n" for line in progress.history)
         checkpoint.write_text(self.folder / "metrics.jsonl", lines)
         self.observer.epoch(record, best)
-
-    def _monitored(self, valid: dict[str, float | None]) -> float | None:
-        """The validation score to maximise; None without validation rows."""
-        if not valid:
-            return None
-        monitor = self.config.train.monitor
-        value = valid[monitor]
-        if monitor == "gauc" and value is None:
-            raise ConfigError(
-                "train.monitor = gauc, but no group of validation rows has both clicks and non-clicks",
-                mend="Name the grouping column with --set data.group=COLUMN, or monitor auc or logloss.",
-            )
-        if value is None:  # one class only among the validation rows: AUC is undefined, the loss is not
-            monitor, value = "logloss", valid["logloss"]
-        assert value is not None
-        return value if monitor in ("auc", "gauc") else -value
 
     def _check_finite(self) -> None:
         if not math.isfinite(self.progress.loss_sum):
@@ -182,11 +166,7 @@ class Trainer:
     def save_checkpoint(self) -> None:
         """Write all that is needed to go on as if nothing had happened."""
         began = time.perf_counter()
-        tensors = self.model.tensors() | {f"embedding.{k}": t for k, t in self.learner.embedding.tensors().items()}
-        tensors |= {f"dense.{k}": t for k, t in self.learner.dense.tensors().items()} | {"rng": torch.get_rng_state()}
-        if self.model.device.type == "cuda":
-            tensors["cuda_rng"] = torch.cuda.get_rng_state(self.model.device)
-        checkpoint.save(self.folder / "checkpoint" / "state.safetensors", tensors, asdict(self.progress))
+        checkpoint.save(self.folder / "checkpoint" / "state.safetensors", self.learner.tensors(), asdict(self.progress))
         self._last_checkpoint = time.perf_counter()
         self._checkpoint_cost = self._last_checkpoint - began
 
@@ -197,19 +177,8 @@ class Trainer:
             return False
         tensors, facts = checkpoint.load(path)
         self.progress = Progress(**facts)
-        torch.set_rng_state(tensors.pop("rng"))
-        if "cuda_rng" in tensors:
-            torch.cuda.set_rng_state(tensors.pop("cuda_rng"), self.model.device)
-        steps = self.progress.total_steps
-        self.learner.embedding.load_tensors(_part(tensors, "embedding."), steps)
-        self.learner.dense.load_tensors(_part(tensors, "dense."), steps)
-        self.model.load_tensors(tensors, str(path))
+        self.learner.load_tensors(tensors, self.progress.total_steps, str(path))
         return True
-
-
-def _part(tensors: dict[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:
-    """Take the tensors under `prefix` out of `tensors`."""
-    return {name.removeprefix(prefix): tensors.pop(name) for name in list(tensors) if name.startswith(prefix)}
 
 
 def batch_size_for(config: Config, num_rows: int) -> int:

@@ -3,7 +3,7 @@
 import polars as pl
 import pytest
 
-from clickherd.config import DataConfig
+from clickherd.data.config import DataConfig
 from clickherd.data.prepare import encode_stream, prepare
 from clickherd.data.source import open_source
 from clickherd.errors import ConfigError, DataError

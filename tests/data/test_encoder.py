@@ -9,7 +9,7 @@ import pandas as pd
 import polars as pl
 import pytest
 
-from clickherd.config import DataConfig
+from clickherd.data.config import DataConfig
 from clickherd.data.encode import Encoder
 from clickherd.data.fit import fit
 from clickherd.data.prepare import encode_stream
@@ -124,7 +124,7 @@ def test_bags():
     assert local_ids(encoder, encoded(encoder, lists), "tags") == [[2, 3], [1], [1], [1], [2], [1], [0], [4]]
 
 
-def test_log2_is_the_default_for_whole_numbers():
+def test_log_square_is_the_default_for_whole_numbers():
     encoder = fitted()
     assert local_ids(encoder, encoded(encoder, TRAIN), "price") == [2, 3, 4, 4, 1, 2, 3, 0]
     text = {**TRAIN, "price": ["1", " 2.0", "10", "1e1", "", "1.9", "NA", "999"]}

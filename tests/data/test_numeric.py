@@ -5,36 +5,36 @@ import pytest
 
 from clickherd.data.numeric import (
     BucketCounter,
-    Log2Buckets,
+    LogSquareBuckets,
     MinMax,
     NumberSummary,
     QuantileBuckets,
     SampleCounter,
     Standard,
-    log2_buckets,
+    log_square_buckets,
     quantile_edges,
 )
 
 NAN = math.nan
 
 
-def test_log2_buckets_are_those_of_criteo_x4():
+def test_log_square_buckets_are_those_of_criteo_x4():
     values = np.array([-3.7, -1, 0, 1, 1.9, 2, 3, 10, 1000, 1e6])
     by_definition = [int(x) if x <= 2 else math.floor(math.log(x) ** 2) for x in values.tolist()]
-    assert log2_buckets(values).tolist() == by_definition
+    assert log_square_buckets(values).tolist() == by_definition
     assert by_definition[-3:] == [5, 47, 190]
 
 
 @pytest.mark.parametrize("extra", [[], [400_000_000]])  # a dense and a sparse range of buckets
-def test_log2_ids_go_by_frequency_and_unseen_buckets_are_unknown(extra):
-    transform = Log2Buckets(buckets=(5, -1, 1, *extra))
+def test_log_square_ids_go_by_frequency_and_unseen_buckets_are_unknown(extra):
+    transform = LogSquareBuckets(buckets=(5, -1, 1, *extra))
     assert transform.encode(np.array([10.0, -1, 1, NAN, 1e6, 0, -9])).tolist() == [2, 3, 4, 1, 0, 0, 0]
     assert transform.size == 5 + len(extra)
 
 
-def test_log2_survives_extreme_values():
-    assert log2_buckets(np.array([1e308, -1e308])).tolist() == [math.floor(math.log(1e308) ** 2), -(2**31)]
-    assert Log2Buckets(buckets=()).encode(np.array([1.0, NAN])).tolist() == [0, 1]
+def test_log_square_survives_extreme_values():
+    assert log_square_buckets(np.array([1e308, -1e308])).tolist() == [math.floor(math.log(1e308) ** 2), -(2**31)]
+    assert LogSquareBuckets(buckets=()).encode(np.array([1.0, NAN])).tolist() == [0, 1]
 
 
 def test_quantile_buckets_hold_equally_many_rows():

@@ -9,8 +9,8 @@ import numpy as np
 import polars as pl
 import pytest
 
-from clickherd.config import DataConfig
 from clickherd.data import prepare as module
+from clickherd.data.config import DataConfig
 from clickherd.data.prepare import encode_stream, encode_to_store, prepare
 from clickherd.data.source import open_source
 from clickherd.data.store import StoreWriter
@@ -335,7 +335,7 @@ def test_a_type_that_changes_between_files(cache, tmp_path):
     click_log(300).write_csv(tmp_path / "day1.csv")
     later = click_log(300, 1).with_columns(price=pl.when(pl.int_range(300) == 9).then(pl.lit("free")).otherwise(1))
     later.write_csv(tmp_path / "day2.csv")
-    settings = {"numeric_columns": {"price": "log2"}}
+    settings = {"numeric_columns": {"price": "log_square"}}
     with pytest.raises(
         DataError, match=r"'free' is not a number.*day2.csv, column 'price', row 10, line 11\)"
     ) as caught:

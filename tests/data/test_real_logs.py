@@ -2,7 +2,7 @@
 
 import pytest
 
-from clickherd.config import DataConfig
+from clickherd.data.config import DataConfig
 from clickherd.data.prepare import prepare
 from clickherd.errors import DataError
 
@@ -40,7 +40,7 @@ def test_movielens(real_data, tmp_path):
 def test_criteo(real_data, tmp_path):
     prepared = run(tmp_path, real_data / "criteo_8k" / "criteo_all.tsv.gz", settings={"format": "criteo"})
     assert list(roles(prepared).values()) == ["label"] + ["numeric"] * 13 + ["categorical"] * 26
-    assert {column.encoding for column in prepared.encoder.schema.columns[1:14]} == {"log2"}
+    assert {column.encoding for column in prepared.encoder.schema.columns[1:14]} == {"log_square"}
     assert sum(prepared.profile["rows"].values()) == 8_000
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from clickherd.config import DataConfig
+from clickherd.data.config import DataConfig
 from clickherd.data.schema import Schema, infer_schema
 from clickherd.data.source import open_source
 from clickherd.errors import ConfigError, DataError
@@ -36,20 +36,20 @@ def role_of(values, name="column", **settings):
     ("name", "values", "role"),
     [
         ("ctr", RNG.random(ROWS), ("numeric", "quantile")),
-        ("visits", SOME.astype(float), ("numeric", "log2")),
+        ("visits", SOME.astype(float), ("numeric", "log_square")),
         ("user_id", SOME.astype(float), "categorical"),
         ("zip", SOME.astype(float), "categorical"),
         ("banner", SOME, "categorical"),
-        ("hours_per_week", SOME, ("numeric", "log2")),
-        ("clickCount", SOME, ("numeric", "log2")),
-        ("price", SOME, ("numeric", "log2")),
+        ("hours_per_week", SOME, ("numeric", "log_square")),
+        ("clickCount", SOME, ("numeric", "log_square")),
+        ("price", SOME, ("numeric", "log_square")),
         ("discount", SOME, "categorical"),  # `count` within a word says nothing
         ("banner", np.where(SOME == 3, -1, SOME), "categorical"),  # -1 for "none"
-        ("temperature", SOME - 15, ("numeric", "log2")),
-        ("age", [str(x) for x in SOME], ("numeric", "log2")),
+        ("temperature", SOME - 15, ("numeric", "log_square")),
+        ("age", [str(x) for x in SOME], ("numeric", "log_square")),
         ("banner", [str(x) for x in SOME], "categorical"),
         ("score", [f"{x}.5" for x in SOME], ("numeric", "quantile")),
-        ("affinity", [f"{x}.0" for x in SOME], ("numeric", "log2")),
+        ("affinity", [f"{x}.0" for x in SOME], ("numeric", "log_square")),
         ("age", [f"0{x}" for x in SOME], "categorical"),
         ("zip", [f"{x:05d}" for x in SOME], "categorical"),
         ("mobile", [True, False] * 200, "categorical"),
@@ -67,7 +67,7 @@ def role_of(values, name="column", **settings):
         ("row", np.arange(ROWS), "ignored"),
         ("request", [f"r{i}" for i in range(ROWS)], "ignored"),
         ("request_id", RNG.permutation(ROWS), "ignored"),
-        ("price", RNG.permutation(ROWS), ("numeric", "log2")),
+        ("price", RNG.permutation(ROWS), ("numeric", "log_square")),
         ("same", ["x"] * ROWS, "ignored"),
         ("empty", pl.Series([None] * ROWS, dtype=pl.String), "ignored"),
         ("blank", [""] * ROWS, "ignored"),
@@ -91,7 +91,7 @@ def test_few_rows_do_not_make_an_id():
 
 
 def test_settings_override():
-    assert role_of(SOME, roles={"column": "numeric"}) == ("numeric", "log2")
+    assert role_of(SOME, roles={"column": "numeric"}) == ("numeric", "log_square")
     assert role_of(np.arange(ROWS), roles={"column": "categorical"}) == "categorical"
     assert role_of(SOME, roles={"column": "ignored"}) == "ignored"
     assert role_of(SOME, numeric_columns={"column": "minmax"}) == ("numeric", "minmax")
@@ -138,11 +138,11 @@ def test_a_column_that_says_nothing_cannot_be_asked_for(values):
     ("settings", "message"),
     [
         ({"roles": {"colum": "numeric"}}, "Did you mean 'column'"),
-        ({"numeric_columns": {"x": "log2"}}, "numeric_columns names 'x'"),
+        ({"numeric_columns": {"x": "log_square"}}, "numeric_columns names 'x'"),
         ({"hash_buckets": {"x": 3}}, "hash_buckets names 'x'"),
         ({"hash_buckets": {"column": 0}}, "hash_buckets.column = 0"),
         ({"hash_buckets": {"column": 3}, "roles": {"column": "numeric"}}, "'column' is numeric"),
-        ({"numeric_columns": {"column": "log2"}, "roles": {"column": "multi"}}, "'column' is multi"),
+        ({"numeric_columns": {"column": "log_square"}, "roles": {"column": "multi"}}, "'column' is multi"),
         ({"group": "usr"}, "group names 'usr'"),
         ({"roles": {"column": "label"}}, "the label is 'label'"),
         ({"roles": {"label": "numeric"}}, "the label is 'label'"),

@@ -14,7 +14,7 @@ import pyarrow as pa
 import pytest
 from polars.testing import assert_frame_equal
 
-from clickherd.config import DataConfig
+from clickherd.data.config import DataConfig
 from clickherd.data.source import open_source
 from clickherd.errors import DataError
 
@@ -320,7 +320,7 @@ def test_fingerprint_of_a_frame():
 def test_fingerprint_of_a_frame_is_the_same_in_another_process():
     code = (
         "import polars as pl\n"
-        "from clickherd.config import DataConfig\n"
+        "from clickherd.data.config import DataConfig\n"
         "from clickherd.data.source import open_source\n"
         "pl.Series(['z', 'b'], dtype=pl.Categorical)\n"
         "frame = pl.DataFrame({'label': [0, 1], 'c': pl.Series(['a', 'b'], dtype=pl.Categorical)})\n"

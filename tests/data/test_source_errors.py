@@ -12,7 +12,7 @@ import pytest
 import zstandard
 from fsspec.registry import known_implementations
 
-from clickherd.config import DataConfig
+from clickherd.data.config import DataConfig
 from clickherd.data.source import open_source
 from clickherd.errors import DataError
 

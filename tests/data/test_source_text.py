@@ -11,8 +11,8 @@ import zstandard
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from clickherd.config import DataConfig
 from clickherd.data import scan, text
+from clickherd.data.config import DataConfig
 from clickherd.data.source import open_source
 
 

@@ -2,7 +2,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from clickherd.config import DataConfig
+from clickherd.data.config import DataConfig
 from clickherd.data.fit import split_chunks
 from clickherd.data.source import open_source
 from clickherd.data.split import TEST, TRAIN, VALID, plan_split

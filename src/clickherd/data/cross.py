@@ -11,7 +11,7 @@ from dataclasses import replace
 
 import polars as pl
 
-from clickherd.config import DataConfig
+from clickherd.data.config import DataConfig
 from clickherd.data.part import Part, Piece
 from clickherd.data.values import as_texts, without_nulls
 from clickherd.errors import ConfigError, DataError, did_you_mean

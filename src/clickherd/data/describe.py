@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from clickherd.config import DataConfig
+from clickherd.data.config import DataConfig
 from clickherd.data.schema import SAMPLE_ROWS, infer_schema
 from clickherd.data.source import DataLike, open_source
 

@@ -22,7 +22,7 @@ import polars as pl
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from clickherd.data.hashing import hash_texts
-from clickherd.data.numeric import Log2Buckets, MinMax, QuantileBuckets, Scaling, Standard
+from clickherd.data.numeric import LogSquareBuckets, MinMax, QuantileBuckets, Scaling, Standard
 from clickherd.data.schema import TRUTH, Schema
 from clickherd.data.source import RawChunk
 from clickherd.data.store import MISSING, Batch, FieldLayout, Layout
@@ -32,7 +32,7 @@ from clickherd.errors import DataError, RunError
 
 _PARALLEL_ROWS = 4_096  # below, threads cost more than they save
 
-Embedded = Vocabulary | HashBuckets | Log2Buckets | QuantileBuckets
+Embedded = Vocabulary | HashBuckets | LogSquareBuckets | QuantileBuckets
 Bag = tuple[Ids, npt.NDArray[np.int64]]
 
 
@@ -55,7 +55,7 @@ class _VocabularyEntry(BaseModel):
 
 
 _Entry = Annotated[
-    _VocabularyEntry | HashBuckets | Log2Buckets | QuantileBuckets | MinMax | Standard, Field(discriminator="kind")
+    _VocabularyEntry | HashBuckets | LogSquareBuckets | QuantileBuckets | MinMax | Standard, Field(discriminator="kind")
 ]
 
 

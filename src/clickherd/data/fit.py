@@ -11,11 +11,11 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from clickherd.config import DataConfig
+from clickherd.data.config import DataConfig
 from clickherd.data.encode import Embedded, Encoder, Reading, in_parallel
 from clickherd.data.numeric import (
     BucketCounter,
-    Log2Buckets,
+    LogSquareBuckets,
     MinMax,
     NumberSummary,
     QuantileBuckets,
@@ -57,7 +57,7 @@ class _Numeric:
         """Count the training rows of one chunk; all of its rows are checked."""
         numbers = read_numbers(values, chunk, self.config.null_values)
         present = self.summary.add(numbers if train is None else numbers[train])
-        if self.column.encoding == "log2":
+        if self.column.encoding == "log_square":
             self.buckets.add(present)
         elif self.column.encoding == "quantile":
             self.sample.add(numbers, first, train)
@@ -71,10 +71,10 @@ class _Numeric:
         if s.count:
             facts |= {"min": s.low, "max": s.high, "mean": s.mean}
         encoding: Embedded | Scaling
-        if self.column.encoding == "log2":
+        if self.column.encoding == "log_square":
             counts = self.buckets.finish()
             kept = [bucket for bucket, count in counts if count >= self.config.min_count]
-            encoding = Log2Buckets(buckets=tuple(kept))
+            encoding = LogSquareBuckets(buckets=tuple(kept))
             top = [[f"bucket {bucket}", count] for bucket, count in counts[:_TOP]]
             facts |= {"distinct": len(counts), "vocabulary": len(kept), "top": top}
         elif self.column.encoding == "quantile":

@@ -1,10 +1,10 @@
 """Numeric columns: buckets that become ids, or scaled real values. All are fitted on the training rows only.
 
-    log2      b(x) = ⌊(ln x)²⌋ for x > 2, otherwise x cut to an integer; one id per bucket that occurred. This is how
-              the winners of Criteo's Kaggle contest (2014) and the Criteo_x4 benchmark (BARS) treat counts.
-    quantile  buckets with equally many training rows
-    minmax    (x − min) / (max − min), clipped to [0, 1]
-    standard  (x − mean) / standard deviation
+    log_square  b(x) = ⌊(ln x)²⌋ for x > 2, otherwise x cut to an integer; one id per bucket that occurred. This is how
+                the winners of Criteo's Kaggle contest (2014) and the Criteo_x4 benchmark (BARS) treat counts.
+    quantile    buckets with equally many training rows
+    minmax      (x − min) / (max − min), clipped to [0, 1]
+    standard    (x − mean) / standard deviation
 
 A missing value is the missing id in the first two and 0 in the others.
 """
@@ -35,7 +35,7 @@ class _Transform(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-def log2_buckets(values: Floats) -> Integers:
+def log_square_buckets(values: Floats) -> Integers:
     """Bucket ⌊(ln x)²⌋ of each x > 2, int(x) of the others, shape (N,). Values must not be NaN."""
     large = values > 2
     logs = np.log(np.where(large, values, 3.0))
@@ -43,10 +43,10 @@ def log2_buckets(values: Floats) -> Integers:
     return np.clip(buckets, -_BUCKET_LIMIT, _BUCKET_LIMIT).astype(np.int64)
 
 
-class Log2Buckets(_Transform):
+class LogSquareBuckets(_Transform):
     """Ids of the log-squared buckets that occurred in training, most frequent first."""
 
-    kind: Literal["log2"] = "log2"
+    kind: Literal["log_square"] = "log_square"
     buckets: tuple[int, ...]
 
     @property
@@ -67,7 +67,7 @@ class Log2Buckets(_Transform):
     def encode(self, values: Floats) -> Ids:
         """Local ids, shape (N,); NaN is missing."""
         missing = np.isnan(values)
-        found = log2_buckets(np.where(missing, 0.0, values))
+        found = log_square_buckets(np.where(missing, 0.0, values))
         if not self.buckets:
             ids = np.full(len(values), UNKNOWN, np.int32)
         elif self._table is not None:
@@ -168,7 +168,7 @@ class BucketCounter:
         """Count one chunk's values."""
         if not len(present):
             return
-        buckets = log2_buckets(present)
+        buckets = log_square_buckets(present)
         low, high = int(buckets.min()), int(buckets.max())
         if high - low <= _DENSE:
             counts = np.bincount(buckets - low)

@@ -27,7 +27,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from clickherd.config import DataConfig
+from clickherd.data.config import DataConfig
 from clickherd.data.encode import Encoder
 from clickherd.data.fit import Fitted, fit, no_positive, split_chunks
 from clickherd.data.profile import SplitTally, build_profile
@@ -38,7 +38,7 @@ from clickherd.data.store import Batch, Layout, Store, StoreWriter
 from clickherd.data.values import as_texts
 from clickherd.errors import DataError
 
-FORMAT = 1  # raise it when the same data would be encoded in another way
+FORMAT = 2  # raise it when the same data would be encoded in another way
 CHUNK_ROWS = 262_144
 _STALE_SECONDS = 86_400  # a partial folder that was not touched for so long belongs to a run that was killed
 

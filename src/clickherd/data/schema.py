@@ -10,7 +10,7 @@ from typing import Any
 import polars as pl
 from pydantic import ConfigDict, TypeAdapter
 
-from clickherd.config import DataConfig, NumericEncoding, Role
+from clickherd.data.config import DataConfig, NumericEncoding, Role
 from clickherd.data.cross import cross_name
 from clickherd.data.source import Source
 from clickherd.data.values import parse_instants, read_parts, without_nulls
@@ -234,7 +234,7 @@ def _column(values: pl.Series, config: DataConfig, *, criteo: bool) -> Column:
     encoding = config.numeric_columns.get(name, config.numeric)
     if encoding == "auto":
         numbers = present.cast(pl.Float64, strict=False).drop_nulls()
-        encoding = "log2" if (numbers.floor() == numbers).all() else "quantile"
+        encoding = "log_square" if (numbers.floor() == numbers).all() else "quantile"
     return Column(name, "numeric", found.note, encoding)
 
 

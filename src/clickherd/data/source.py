@@ -10,8 +10,8 @@ from typing import Any, TypeAlias
 
 import polars as pl
 
-from clickherd.config import DataConfig
 from clickherd.data.columnar import ArrowPart, ParquetPart
+from clickherd.data.config import DataConfig
 from clickherd.data.cross import CrossedPart
 from clickherd.data.frames import to_part
 from clickherd.data.locate import DataFile, locate

@@ -8,7 +8,7 @@ from typing import TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from clickherd.config import DataConfig
+from clickherd.data.config import DataConfig
 from clickherd.data.hashing import hash_rows
 from clickherd.data.numeric import SampleCounter
 from clickherd.data.source import RawChunk, Source

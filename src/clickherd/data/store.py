@@ -25,6 +25,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from clickherd.data.gather import take_bag, take_rows
+
 UNKNOWN, MISSING, FIRST_VALUE = 0, 1, 2  # local ids within a field
 
 
@@ -129,8 +131,6 @@ class Store:
 
     def take(self, rows: npt.NDArray[np.int64]) -> Batch:
         """The rows with the given indices, in the given order, copied into memory."""
-        from clickherd.kernels import take_bag, take_rows
-
         bags = tuple(take_bag(values, offsets, rows) for values, offsets in self.bags)
         groups, truth = (column[rows] if len(column) else column for column in (self.groups, self.truth))
         return Batch(take_rows(self.ids, rows), bags, take_rows(self.numeric, rows), self.labels[rows], groups, truth)

@@ -17,7 +17,7 @@ from typing import BinaryIO
 import polars as pl
 import pyarrow as pa
 
-from clickherd.config import DataConfig
+from clickherd.data.config import DataConfig
 from clickherd.data.locate import DataFile, reading
 from clickherd.data.part import Part, Piece, check_names
 from clickherd.data.scan import BLOCK_BYTES, SPAN_BYTES, Scanner, Span, check_utf8, utf8_decoder

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import polars as pl
 
-from clickherd.config import DataConfig
+from clickherd.data.config import DataConfig
 from clickherd.data.part import Part
 from clickherd.errors import DataError
 

@@ -18,9 +18,8 @@ import torch
 from torch import Tensor
 
 from clickherd.kernels import cpu, reference
-from clickherd.kernels.cpu import take_bag, take_rows
 
-__all__ = ["AdamStep", "Bags", "Kernels", "cpu", "kernels_for", "reference", "take_bag", "take_rows"]
+__all__ = ["AdamStep", "Bags", "Kernels", "cpu", "kernels_for", "reference"]
 
 Bags = tuple[tuple[Tensor, Tensor], ...]  # per multi-valued field: values (n,) int32, offsets (B + 1,) int64
 

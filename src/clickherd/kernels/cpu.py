@@ -28,24 +28,6 @@ BLOCK = 32  # rows of the table updated together; blocks that no id touched skip
 TINY, TINY_GRADIENT, TINY_SQUARE = np.float32(1e-30), np.float32(1e-17), np.float32(1e-36)
 
 
-def take_rows(matrix: Array, rows: Array) -> Array:
-    """matrix[rows] for a row-major matrix, on all threads."""
-    out = np.empty((len(rows), matrix.shape[1]), matrix.dtype)
-    if out.size:
-        _take_rows(matrix, rows, out)
-    return out
-
-
-def take_bag(values: Array, offsets: Array, rows: Array) -> tuple[Array, Array]:
-    """The given rows of a ragged column, as (values, offsets)."""
-    sizes = offsets[rows + 1] - offsets[rows]
-    out_offsets = np.zeros(len(rows) + 1, np.int64)
-    np.cumsum(sizes, out=out_offsets[1:])
-    out = np.empty(out_offsets[-1], values.dtype)
-    _take_bag(values, offsets, rows, out, out_offsets)
-    return out, out_offsets
-
-
 def gather(weight_VW: Tensor, ids_BS: Tensor, bags: Bags, wide: bool) -> tuple[Tensor, Tensor]:
     """Rows (B, F, D) and summed linear weights (B,)."""
     num_rows, num_single = ids_BS.shape
@@ -116,22 +98,6 @@ def cowclip_adam(
         clipped,
     )
     return int(touched.sum()), int(clipped.sum())
-
-
-@_jit
-def _take_rows(matrix: Array, rows: Array, out: Array) -> None:
-    for b in prange(len(rows)):
-        source = rows[b]
-        for j in range(matrix.shape[1]):
-            out[b, j] = matrix[source, j]
-
-
-@_jit_serial
-def _take_bag(values: Array, offsets: Array, rows: Array, out: Array, out_offsets: Array) -> None:
-    for b in range(len(rows)):
-        begin = offsets[rows[b]]
-        for k in range(out_offsets[b + 1] - out_offsets[b]):
-            out[out_offsets[b] + k] = values[begin + k]
 
 
 @_jit

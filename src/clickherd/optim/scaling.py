@@ -12,10 +12,8 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from clickherd.config import OptimConfig
+from clickherd.optim.config import OptimConfig
 
 # Exponents of s for (embedding rate, dense rate, λ).
 EXPONENTS = {

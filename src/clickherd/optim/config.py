@@ -1,0 +1,34 @@
+"""The settings of the optimisers."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from clickherd.settings import Settings
+
+Rule = Literal["none", "sqrt", "linear", "n2-lambda", "cowclip"]
+
+
+class OptimConfig(Settings):
+    """Hyper-parameters at `base_batch_size`, and the rule that carries them to another batch size.
+
+    The defaults were chosen on MovieLens-1M's validation rows (docs/decisions/0008); CowClip's own are in recipes/.
+    """
+
+    rule: Rule = "sqrt"
+    base_batch_size: int = Field(65_536, ge=1)
+    learning_rate: float = Field(4e-3, gt=0, description="dense weights, at the base batch size")
+    embedding_learning_rate: float = Field(2e-2, gt=0, description="embedding rows, at the base batch size")
+    l2: float = Field(1e-5, ge=0, description="λ of λΣw² over the embedding rows, at the base batch size")
+    clip: float = Field(1.0, gt=0, description="CowClip's r; .inf never clips")
+    zeta: float = Field(1e-5, ge=0, description="CowClip's ζ, the floor of the clip threshold")
+    init_std: float = Field(1e-2, gt=0, description="standard deviation of the embedding rows at the start")
+    warmup_epochs: float = Field(1.0, ge=0, description="the dense rate ramps up linearly over these epochs")
+    betas: tuple[float, float] = (0.9, 0.999)
+    epsilon: float = Field(1e-7, gt=0, description="Adam's ε, added to √v before bias correction as in Keras")
+    regularize: Literal["table", "batch"] = Field(
+        "table",
+        description="table: L2 and Adam reach every row each step, as published; batch: only the rows touched",
+    )

@@ -1,0 +1,42 @@
+"""What a wrong setting says: where it stands, and what it may be."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from clickherd.config import resolve
+from clickherd.data.config import DataConfig
+from clickherd.errors import ConfigError
+from clickherd.settings import validated
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"data": {"numeric": "log2"}}, "data.numeric = 'log2': input should be 'auto', 'log_square', 'quantile'"),
+        ({"data": {"numeric_columns": {"age": "log2"}}}, "data.numeric_columns.age = 'log2': input should be"),
+        ({"dta": {}}, "unknown setting 'dta'. Did you mean 'data'? Valid names: data, model, optim, source, train"),
+        ({"optim": {"lr": 1}}, "unknown setting 'optim.lr'"),
+        ({"model": {"name": "dcn", "mlp": {"hiden": 1}}}, "unknown setting 'model.mlp.hiden'. Did you mean 'hidden"),
+        ({"model": {"name": "dcn", "embedding_dim": 0}}, "model.embedding_dim = 0: input should be greater than"),
+        ({"model": {"name": "dcnn"}}, "unknown model 'dcnn'. Did you mean 'dcn'?"),
+        ({"model": 3}, "model = 3"),
+        ({"optim": {"betas": ["a", 1]}}, "optim.betas.0 = 'a'"),
+    ],
+)
+def test_a_fault_names_its_place_and_the_mend(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        resolve(settings)
+    assert str(caught.value).startswith(message)
+
+
+def test_a_group_alone_explains_itself_as_the_whole_does() -> None:
+    wrong = {"format": "xls"}
+    with pytest.raises(ConfigError) as alone:
+        validated(DataConfig, wrong, within="data")
+    with pytest.raises(ConfigError) as whole:
+        resolve({"data": wrong})
+    assert str(alone.value) == str(whole.value)
+    assert str(alone.value).startswith("data.format = 'xls': input should be 'auto', 'csv'")

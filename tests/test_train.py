@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
-from clickherd.config import Config, resolve
+from clickherd.config import Config, merge, resolve
 from clickherd.data.store import Store
 from clickherd.errors import ConfigError, Interrupted
 from clickherd.evaluate import evaluate
 from clickherd.learner import Learner
 from clickherd.network import ClickModel
+from clickherd.optim.scaling import Hyperparameters
 from clickherd.runtime import seeded, use_threads
 from clickherd.train import DivergedError, Trainer, batch_size_for
 
@@ -60,7 +63,7 @@ def test_micro_batches_add_up_to_the_whole_batch(make_store: MakeStore, rule: st
         with seeded(0):
             learner = Learner(ClickModel(config.model, store.layout), config, 1000)
         for step in range(5):
-            loss, touched, clipped = learner.step(store, np.arange(1000), 1e-3)
+            loss, touched, clipped = learner.step(store, np.arange(1000), replace(learner.hyper, learning_rate=1e-3))
             assert touched > 0
             assert (clipped > 0) == (rule == "cowclip"), step
         results.append((float(loss), {name: t.clone() for name, t in learner.model.tensors().items()}))
@@ -122,6 +125,35 @@ def test_early_stopping_waits_for_patience(make_store: MakeStore, tmp_path: Path
     assert progress.epoch < 60
     assert progress.epoch == progress.best_epoch + 2
     assert min(losses) == losses[progress.best_epoch - 1]
+
+
+def test_rates_fall_after_every_epoch_that_scored_no_better(make_store: MakeStore, tmp_path: Path) -> None:
+    train, valid = make_store(500, seed=1), make_store(300, seed=2)
+    rates: list[tuple[float, float]] = []
+    config = resolve(
+        merge(
+            config_of(epochs=12, patience=20).model_dump(),
+            {"optim": {"plateau_factor": 0.5, "warmup_epochs": 0, "embedding_learning_rate": 0.2}},
+        )
+    )
+    with seeded(0):
+        trainer = new_trainer(config, train, valid, tmp_path / "run")
+        step = trainer.learner.step
+
+        def watched(store: Store, rows: Any, hyper: Hyperparameters) -> Any:
+            rates.append((hyper.learning_rate, hyper.embedding_learning_rate))
+            return step(store, rows, hyper)
+
+        trainer.learner.step = watched  # type: ignore[method-assign]
+        progress = trainer.run()
+    aucs = [record["valid"]["auc"] for record in progress.history]
+    worse = [auc <= max(aucs[:i], default=0) for i, auc in enumerate(aucs)]
+    assert any(worse)
+    full = trainer.learner.hyper
+    for epoch in range(12):
+        factor = 0.5 ** sum(worse[:epoch])
+        expected = (full.learning_rate * factor, full.embedding_learning_rate * factor)
+        assert rates[epoch * trainer.steps_per_epoch] == pytest.approx(expected)
 
 
 def test_gauc_cannot_be_watched_without_groups(make_store: MakeStore, tmp_path: Path) -> None:

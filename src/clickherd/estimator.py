@@ -108,7 +108,7 @@ class CTRClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # sc
             size = self.learner_.batch_size
             order = epoch_order(self.config_.train.seed, self.learner_.dense.num_steps, len(store))
             for start in range(0, len(store), size):
-                self.learner_.step(store, order[start : start + size], self.learner_.hyper.learning_rate)
+                self.learner_.step(store, order[start : start + size], self.learner_.hyper)
         return self
 
     def predict_proba(self, X: Any) -> npt.NDArray[np.float64]:

@@ -16,7 +16,7 @@ from clickherd.data.store import Store
 from clickherd.network import ClickModel, TensorBatch, micro_batches
 from clickherd.optim.adam import KerasAdam
 from clickherd.optim.cowclip import CowClip, CowClipConfig
-from clickherd.optim.scaling import scaled
+from clickherd.optim.scaling import Hyperparameters, scaled
 
 
 class Learner:
@@ -33,8 +33,8 @@ class Learner:
             model.table, CowClipConfig(optim.zeta, optim.betas, optim.epsilon, optim.regularize == "batch")
         )
 
-    def step(self, store: Store, rows: npt.NDArray[np.int64], dense_rate: float) -> tuple[torch.Tensor, int, int]:
-        """Train on one batch; returns (mean loss, table rows touched, table rows clipped)."""
+    def step(self, store: Store, rows: npt.NDArray[np.int64], hyper: Hyperparameters) -> tuple[torch.Tensor, int, int]:
+        """Train on one batch at the given rates; returns (mean loss, table rows touched, table rows clipped)."""
         self.model.net.train()
         self.dense.zero_grad(set_to_none=False)
         loss_sum = torch.zeros((), device=self.model.device)
@@ -43,8 +43,8 @@ class Learner:
         for weight, l2 in self.model.net.l2_terms():
             assert weight.grad is not None
             weight.grad.add_(weight.detach(), alpha=2 * l2)
-        self.dense.update(dense_rate)
-        touched, clipped = self.embedding.step(self.hyper)
+        self.dense.update(hyper.learning_rate)
+        touched, clipped = self.embedding.step(hyper)
         return loss_sum, touched, clipped
 
     def add_gradients(self, store: Store, rows: npt.NDArray[np.int64], batch_size: int) -> torch.Tensor:

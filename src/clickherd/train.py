@@ -48,6 +48,7 @@ class Progress:
     best_epoch: int = 0
     best_score: float = -math.inf
     stopped: bool = False  # early
+    decay: float = 1.0  # of both rates, by optim.plateau_factor
     history: list[dict[str, Any]] = field(default_factory=list)
 
 
@@ -100,8 +101,8 @@ class Trainer:
         began, before = time.perf_counter(), progress.epoch_seconds
         while progress.step < self.steps_per_epoch:
             rows = order[progress.step * size : (progress.step + 1) * size]
-            rate = warmed_up(self.learner.hyper.learning_rate, progress.total_steps, warmup_steps)
-            loss, touched, clipped = self.learner.step(self.train, rows, rate)
+            hyper = warmed_up(self.learner.hyper, progress.total_steps, warmup_steps).decayed(progress.decay)
+            loss, touched, clipped = self.learner.step(self.train, rows, hyper)
             loss_sum += loss.double() * len(rows)
             progress.step += 1
             progress.total_steps += 1
@@ -144,8 +145,9 @@ class Trainer:
         if best:  # without validation rows the last weights count
             progress.best_epoch, progress.best_score = progress.epoch, -math.inf if score is None else score
             checkpoint.save(self.folder / "model.safetensors", self.model.tensors(), {"epoch": progress.epoch})
-        elif train.patience is not None and progress.epoch - progress.best_epoch >= train.patience:
-            progress.stopped = True
+        else:
+            progress.stopped = train.patience is not None and progress.epoch - progress.best_epoch >= train.patience
+            progress.decay *= self.config.optim.plateau_factor
         progress.step, progress.loss_sum, progress.epoch_seconds = 0, 0.0, 0.0
         progress.touched = progress.clipped = 0
         lines = "".join(json.dumps(line) + "\n" for line in progress.history)

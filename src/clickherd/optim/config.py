@@ -26,6 +26,9 @@ class OptimConfig(Settings):
     zeta: float = Field(1e-5, ge=0, description="CowClip's ζ, the floor of the clip threshold")
     init_std: float = Field(1e-2, gt=0, description="standard deviation of the embedding rows at the start")
     warmup_epochs: float = Field(1.0, ge=0, description="the dense rate ramps up linearly over these epochs")
+    plateau_factor: float = Field(
+        1.0, gt=0, le=1, description="both rates are multiplied by it after an epoch that scored no better"
+    )
     betas: tuple[float, float] = (0.9, 0.999)
     epsilon: float = Field(1e-7, gt=0, description="Adam's ε, added to √v before bias correction as in Keras")
     regularize: Literal["table", "batch"] = Field(

@@ -11,7 +11,7 @@ cowclip          1                √s           s      on
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from clickherd.optim.config import OptimConfig
 
@@ -34,6 +34,14 @@ class Hyperparameters:
     l2: float
     clip: float  # r; infinite: no clip
 
+    def decayed(self, factor: float) -> Hyperparameters:
+        """With both rates multiplied by `factor`."""
+        return replace(
+            self,
+            learning_rate=self.learning_rate * factor,
+            embedding_learning_rate=self.embedding_learning_rate * factor,
+        )
+
     def describe(self) -> str:
         """One line for the user."""
         clip = "off" if math.isinf(self.clip) else f"r = {self.clip:g}"
@@ -55,8 +63,8 @@ def scaled(optim: OptimConfig, batch_size: int) -> Hyperparameters:
     )
 
 
-def warmed_up(learning_rate: float, step: int, warmup_steps: float) -> float:
-    """The dense rate at `step` (from 0): a linear ramp from 1e-8 over `warmup_steps`, then constant."""
+def warmed_up(hyper: Hyperparameters, step: int, warmup_steps: float) -> Hyperparameters:
+    """With the dense rate at `step` (from 0): a linear ramp from 1e-8 over `warmup_steps`, then constant."""
     if step >= warmup_steps:
-        return learning_rate
-    return 1e-8 + (learning_rate - 1e-8) * step / warmup_steps
+        return hyper
+    return replace(hyper, learning_rate=1e-8 + (hyper.learning_rate - 1e-8) * step / warmup_steps)

@@ -33,7 +33,8 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "config": ("errors", "settings", "data.config", "optim.config", "models"),
     "network": ("errors", "data", "kernels", "layers", "models"),
     "evaluate": ("errors", "metrics", "data", "network"),
-    "learner": ("config", "data", "network", "optim"),
+    "masking": ("errors", "data", "kernels"),
+    "learner": ("config", "data", "network", "masking", "optim"),
     "observer": ("optim",),
     "train": ("errors", "checkpoint", "config", "data", "optim", "network", "evaluate", "learner", "observer"),
 }

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import Field
@@ -37,6 +37,11 @@ class TrainConfig(Settings):
     )
     micro_batch_size: int = Field(2048, ge=1, description="rows that go through the model at a time")
     epochs: int = Field(20, ge=1)
+    mask: dict[str, Annotated[float, Field(ge=0, lt=1)]] = Field(
+        {},
+        description="column → share of its values that training takes for unknown, drawn anew for every batch, so that "
+        "the model learns what to make of values it will never have seen",
+    )
     monitor: Monitor = "auc"
     patience: int | None = Field(2, ge=1, description="stop after so many epochs without a better validation score")
     seed: int = Field(0, ge=0)

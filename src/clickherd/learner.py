@@ -13,6 +13,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 
 from clickherd.config import Config
 from clickherd.data.store import Store
+from clickherd.masking import Mask
 from clickherd.network import ClickModel, TensorBatch, micro_batches
 from clickherd.optim.adam import KerasAdam
 from clickherd.optim.cowclip import CowClip, CowClipConfig
@@ -28,6 +29,7 @@ class Learner:
         self.batch_size = batch_size  # of a full batch; the hyper-parameters belong to it
         self.hyper = scaled(optim, batch_size)
         self.micro_batch_size = config.train.micro_batch_size
+        self.mask = Mask(config.train.mask, model.layout)
         self.dense = KerasAdam(model.net.parameters(), betas=optim.betas, epsilon=optim.epsilon)
         self.embedding = CowClip(
             model.table, CowClipConfig(optim.zeta, optim.betas, optim.epsilon, optim.regularize == "batch")
@@ -51,6 +53,7 @@ class Learner:
         """Forward and backward of a micro-batch; returns its share of the batch's mean loss."""
         model = self.model
         batch = TensorBatch.of(store.take(rows), model.device)
+        self.mask.apply(batch.ids, batch.bags)
         rows_BFD, wide_B = model.table.gather(batch.ids, batch.bags)
         rows_BFD.requires_grad_()
         wide_B.requires_grad_(model.table.wide)

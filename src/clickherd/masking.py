@@ -1,0 +1,40 @@
+"""Values taken for unknown at random while training: dropout of whole ids.
+
+Without it, a vocabulary that holds every value of the training rows leaves the unknown id untrained, and a model may
+lean on ids (a crossed pair, say) that most new rows do not have.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+
+from clickherd.data.store import UNKNOWN, Layout
+from clickherd.errors import ConfigError, did_you_mean
+from clickherd.kernels import Bags
+
+
+class Mask:
+    """Replaces ids by their field's unknown id, each with its column's rate; draws from torch's random numbers."""
+
+    def __init__(self, rates: Mapping[str, float], layout: Layout) -> None:
+        names = [field.name for field in layout.fields]
+        for name in rates:
+            if name not in names:
+                raise ConfigError(
+                    f"train.mask names {name!r}, which is no embedded column", mend=did_you_mean(name, names)
+                )
+        self._fields = [
+            (position, field.offset + UNKNOWN, rates[field.name])
+            for position, field in enumerate(layout.fields)
+            if rates.get(field.name)
+        ]
+        self._num_single = layout.num_single
+
+    def apply(self, ids_BS: torch.Tensor, bags: Bags) -> None:
+        """Mask the ids of a batch in place; in a multi-valued column each value by itself."""
+        for position, unknown, rate in self._fields:
+            single = position < self._num_single
+            ids = ids_BS[:, position] if single else bags[position - self._num_single][0]
+            ids.masked_fill_(torch.rand(ids.shape, device=ids.device) < rate, unknown)

@@ -109,6 +109,7 @@ class CTRClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # sc
             order = epoch_order(self.config_.train.seed, self.learner_.dense.num_steps, len(store))
             for start in range(0, len(store), size):
                 self.learner_.step(store, order[start : start + size], self.learner_.hyper)
+            self.learner_.settle()
         return self
 
     def predict_proba(self, X: Any) -> npt.NDArray[np.float64]:

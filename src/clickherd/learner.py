@@ -16,7 +16,7 @@ from clickherd.data.store import Store
 from clickherd.masking import Mask
 from clickherd.network import ClickModel, TensorBatch, micro_batches
 from clickherd.optim.adam import KerasAdam
-from clickherd.optim.cowclip import CowClip, CowClipConfig
+from clickherd.optim.cowclip import CowClip, CowClipConfig, lag_for
 from clickherd.optim.scaling import Hyperparameters, scaled
 
 
@@ -31,8 +31,11 @@ class Learner:
         self.micro_batch_size = config.train.micro_batch_size
         self.mask = Mask(config.train.mask, model.layout)
         self.dense = KerasAdam(model.net.parameters(), betas=optim.betas, epsilon=optim.epsilon)
+        lookups = batch_size * len(model.layout.fields)
         self.embedding = CowClip(
-            model.table, CowClipConfig(optim.zeta, optim.betas, optim.epsilon, optim.regularize == "batch")
+            model.table,
+            CowClipConfig(optim.zeta, optim.betas, optim.epsilon, optim.regularize == "batch"),
+            lag_for(model.layout.num_ids, lookups) if model.device.type == "cpu" else 1,
         )
 
     def step(self, store: Store, rows: npt.NDArray[np.int64], hyper: Hyperparameters) -> tuple[torch.Tensor, int, int]:
@@ -54,6 +57,7 @@ class Learner:
         model = self.model
         batch = TensorBatch.of(store.take(rows), model.device)
         self.mask.apply(batch.ids, batch.bags)
+        self.embedding.touch(batch.ids, batch.bags)
         rows_BFD, wide_B = model.table.gather(batch.ids, batch.bags)
         rows_BFD.requires_grad_()
         wide_B.requires_grad_(model.table.wide)
@@ -64,8 +68,13 @@ class Learner:
         self.embedding.accumulate(batch.ids, batch.bags, grad_rows_BFD, wide_B.grad)
         return loss.detach()
 
+    def settle(self) -> None:
+        """Bring the whole table up to date, before anything but the next batch reads it."""
+        self.embedding.settle()
+
     def tensors(self) -> dict[str, torch.Tensor]:
         """All that the next batch depends on, for a checkpoint: weights, optimisers, random numbers."""
+        self.settle()
         tensors = self.model.tensors() | {"rng": torch.get_rng_state()}
         tensors |= {f"embedding.{name}": t for name, t in self.embedding.tensors().items()}
         tensors |= {f"dense.{name}": t for name, t in self.dense.tensors().items()}

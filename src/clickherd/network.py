@@ -67,6 +67,7 @@ class ClickModel:
     @torch.inference_mode()
     def predict(self, batch: Batch, micro_batch_size: int = 4096) -> npt.NDArray[np.float64]:
         """Click probabilities, shape (B,)."""
+        assert self.table.is_settled
         self.net.eval()
         out = np.empty(len(batch))
         for start, stop in micro_batches(len(batch), micro_batch_size):
@@ -78,6 +79,7 @@ class ClickModel:
 
     def tensors(self) -> dict[str, Tensor]:
         """All weights by name."""
+        assert self.table.is_settled
         return {"table": self.table.weight, **{f"net.{name}": t for name, t in self.net.state_dict().items()}}
 
     def load_tensors(self, tensors: Mapping[str, Tensor], source: str) -> None:

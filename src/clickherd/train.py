@@ -128,6 +128,7 @@ class Trainer:
     def _close_epoch(self) -> None:
         """Validate, keep the best weights, decide on early stopping, write the epoch's record."""
         progress, train = self.progress, self.config.train
+        self.learner.settle()
         valid = evaluate(self.model, self.valid).scores if self.valid is not None else {}
         progress.epoch += 1
         progress.seconds += progress.epoch_seconds

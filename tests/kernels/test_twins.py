@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import numba
@@ -25,7 +26,7 @@ def problems(draw: st.DrawFn) -> dict[str, Any]:
     num_multi = draw(st.integers(0, len(sizes)))
     num_rows = draw(st.integers(0, 50))
     wide = draw(st.booleans())
-    width = draw(st.integers(0, 17)) + wide
+    width = draw(st.integers(1, 17)) + wide
     scale = 10.0 ** draw(st.integers(-8, 3))
     offsets = np.concatenate([[0], np.cumsum(sizes)])
     fields = list(zip(offsets, sizes, strict=False))
@@ -90,6 +91,40 @@ def test_twin_equals_reference(twin: Kernels, problem: dict[str, Any]) -> None:
             assert got == expected
 
 
+@pytest.mark.parametrize("twin", TWINS, ids=lambda twin: twin.__name__.rsplit(".", 1)[-1])
+@settings(max_examples=100, deadline=None)
+@given(problem=problems(), lag=st.integers(1, 20), seed=st.integers(0, 2**32 - 1))
+def test_twin_lags_and_catches_up_as_the_reference(twin: Kernels, problem: dict[str, Any], lag: int, seed: int) -> None:
+    """Rows at different steps; some catch up and are updated, then all catch up."""
+    rng = np.random.default_rng(seed)
+    num_ids = len(problem["weight"])
+    first = problem["adam"].step
+    missed = [replace(problem["adam"], step=first + k, l2=l2) for k, l2 in enumerate(rng.choice([0, 1e-6, 1e-2], lag))]
+    following = replace(problem["adam"], step=first + lag)
+    current = torch.from_numpy(rng.integers(first - 1, first + lag, num_ids).astype(np.int32))
+    ids = torch.cat([problem["ids"].flatten(), *(values for values, _ in problem["bags"])])
+    results = []
+    for kernels in (reference, twin):
+        p = {name: value.clone() if isinstance(value, torch.Tensor) else value for name, value in problem.items()}
+        table, reached = (p["weight"], p["exp_avg"], p["exp_avg_sq"]), current.clone()
+        kernels.catch_up(*table, reached, ids, missed)
+        assert (reached[ids.long()] == first + lag - 1).all()
+        grad, counts = torch.zeros_like(p["weight"]), torch.zeros(num_ids, dtype=torch.int32)
+        kernels.scatter_add(grad, counts, p["ids"], p["bags"], p["grad_rows"], p["grad_wide"])
+        tally = kernels.cowclip_adam_rows(*table, grad, counts, reached, ids, p["wide"], following)
+        assert not grad.any()
+        assert not counts.any()
+        kernels.catch_up(*table, reached, None, [*missed, following])
+        assert (reached == first + lag).all()
+        results.append([*table, tally])
+    for expected, got in zip(*results, strict=True):
+        if isinstance(expected, torch.Tensor):
+            size = max(float(expected.abs().max()), 1e-12) if expected.numel() else 1.0
+            torch.testing.assert_close(got, expected, rtol=2e-5, atol=2e-6 * size)
+        else:
+            assert got == expected
+
+
 def test_results_do_not_depend_on_the_number_of_threads() -> None:
     generator = torch.Generator().manual_seed(0)
     ids = torch.randint(0, 100, (500, 3), generator=generator, dtype=torch.int32)
@@ -105,6 +140,12 @@ def test_results_do_not_depend_on_the_number_of_threads() -> None:
         counts = torch.zeros(400, dtype=torch.int32)
         cpu.scatter_add(table[3], counts, ids, bags, grad_rows, None)
         tally = cpu.cowclip_adam(*table, counts, False, adam)
+        current, later = torch.full_like(counts, 3), replace(adam, step=4)
+        cpu.catch_up(*table[:3], current, ids[:100].flatten(), [later])
+        cpu.catch_up(*table[:3], current, None, [later])
+        cpu.scatter_add(table[3], counts, ids, bags, grad_rows, None)
+        touched = torch.cat([ids.flatten(), values])
+        tally += cpu.cowclip_adam_rows(*table, counts, current, touched, False, replace(adam, step=5))
         results.append((tally, cpu.gather(table[0], ids, bags, False)[0], *table))
     for one, many in zip(*results, strict=True):
         assert torch.equal(one, many) if isinstance(one, torch.Tensor) else one == many

@@ -13,7 +13,7 @@ import torch
 
 from clickherd.kernels import cpu, reference
 from clickherd.layers.embedding import EmbeddingTable
-from clickherd.optim.cowclip import CowClip, CowClipConfig
+from clickherd.optim.cowclip import CowClip, CowClipConfig, lag_for
 from clickherd.optim.scaling import Hyperparameters
 
 NUM_FIELDS, VOCABULARY, DIM, BATCH = 3, 40, 10, 64
@@ -81,13 +81,57 @@ def test_fifty_steps_equal_the_papers_algorithm(kernels, monkeypatch) -> None:
     assert (table.weight[never_seen, 1:].abs() < initial[never_seen, 1:].abs()).all()
 
 
-def test_absent_rows_decay_and_keep_moving_unless_told_otherwise() -> None:
+def zipf_batches(num_steps):
+    """(ids, gradients of rows, gradients of linear weights): some ids in every batch, some in few, some in none."""
+    rng = np.random.default_rng(1)
+    for _ in range(num_steps):
+        local = np.minimum(rng.zipf(1.2, (BATCH, NUM_FIELDS)) - 1, 10 * VOCABULARY - 2)
+        ids = (local + np.arange(NUM_FIELDS) * 10 * VOCABULARY).astype(np.int32)
+        grads = rng.standard_normal((BATCH, NUM_FIELDS, DIM + 1)).astype(np.float32) * 1e-3
+        yield torch.from_numpy(ids), torch.from_numpy(grads[..., 1:].copy()), torch.from_numpy(grads[:, 0, 0].copy())
+
+
+@pytest.mark.parametrize("lag", [2, 5, 16])
+@pytest.mark.parametrize("l2", [0.0, 1e-4, 1.0])  # at 1.0 absent rows are clipped as well
+def test_rows_that_wait_and_catch_up_end_with_the_same_bits(lag: int, l2: float) -> None:
+    ends = []
+    for each_lag in (1, lag):
+        torch.manual_seed(0)
+        table = EmbeddingTable(NUM_FIELDS * 10 * VOCABULARY, DIM, wide=True, init_std=1e-2)
+        optimizer = CowClip(table, CowClipConfig(1e-5, (0.9, 0.999), 1e-7, touched_only=False), each_lag)
+        seen, tallies = [], []
+        for step, (ids, grad_rows, grad_wide) in enumerate(zipf_batches(37)):
+            for start in range(0, BATCH, 24):
+                part = slice(start, start + 24)
+                optimizer.touch(ids[part], ())
+                seen.append(table.gather(ids[part])[0])  # what the network reads is up to date too
+                optimizer.accumulate(ids[part], (), grad_rows[part], grad_wide[part])
+            rate = 1e-3 if step < 20 else 1e-4  # rates may change while rows wait
+            tallies.append(optimizer.step(Hyperparameters(1e-3, rate, l2=l2, clip=1.0)))
+            assert table.is_settled or each_lag > 1
+            if step == 10:
+                optimizer.load_tensors({k: t.clone() for k, t in optimizer.tensors().items()}, step + 1)
+        optimizer.settle()
+        ends.append((table.weight, optimizer.exp_avg_VW, optimizer.exp_avg_sq_VW, *seen, tallies))
+    for whole, waiting in zip(*ends, strict=True):
+        assert torch.equal(whole, waiting) if isinstance(whole, torch.Tensor) else whole == waiting
+
+
+def test_only_large_tables_wait() -> None:
+    assert lag_for(num_ids=1_000_000, lookups=26 * 131_072) == 1
+    assert lag_for(num_ids=30_000_000, lookups=26 * 1024) > 1
+
+
+@pytest.mark.parametrize("lag", [1, 4])
+def test_absent_rows_decay_and_keep_moving_unless_told_otherwise(lag: int) -> None:
     for touched_only in (False, True):
         table = EmbeddingTable(4, 2, wide=False, init_std=1e-2)
         before = table.weight.clone()
-        optimizer = CowClip(table, CowClipConfig(1e-5, (0.9, 0.999), 1e-7, touched_only=touched_only))
+        optimizer = CowClip(table, CowClipConfig(1e-5, (0.9, 0.999), 1e-7, touched_only=touched_only), lag)
+        optimizer.touch(torch.zeros(1, 1, dtype=torch.int32), ())
         optimizer.accumulate(torch.zeros(1, 1, dtype=torch.int32), (), torch.full((1, 1, 2), 1e-3), None)
         optimizer.step(Hyperparameters(1e-3, 1e-4, l2=1e-2, clip=1.0))
+        optimizer.settle()
         absent_moved = not torch.equal(table.weight[1:], before[1:])
         assert absent_moved is not touched_only
         if absent_moved:

@@ -4,6 +4,9 @@
     scatter_add  gradients of those rows → one gradient per id, and how often each id occurred
     cowclip_adam the whole update of the table in one pass
 
+    cowclip_adam_rows and catch_up do the same row by row: an absent row changes only by decay and momentum, so it can
+    fall behind and replay the steps that it missed when it is next needed.
+
 Shapes: V ids, W = wide + D columns of the table (column 0 is the linear weight when `wide`), B rows of a
 micro-batch, S single-valued and M multi-valued fields, F = S + M.
 """
@@ -11,6 +14,7 @@ micro-batch, S single-valued and M multi-valued fields, F = S + M.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -82,6 +86,38 @@ class Kernels(Protocol):
         adam: AdamStep,
     ) -> tuple[int, int]:
         """Update the table in place, then set `grad_VW` and `counts_V` to zero. Returns (rows touched, clipped)."""
+
+    def cowclip_adam_rows(
+        self,
+        weight_VW: Tensor,
+        exp_avg_VW: Tensor,
+        exp_avg_sq_VW: Tensor,
+        grad_VW: Tensor,
+        counts_V: Tensor,
+        current_V: Tensor,
+        ids_N: Tensor,
+        wide: bool,
+        adam: AdamStep,
+    ) -> tuple[int, int]:
+        """`cowclip_adam` of the rows that `ids_N` names only; `current_V`, the step a row has reached, becomes theirs.
+
+        `ids_N` names every row with a count, as often as it likes.
+        """
+
+    def catch_up(
+        self,
+        weight_VW: Tensor,
+        exp_avg_VW: Tensor,
+        exp_avg_sq_VW: Tensor,
+        current_V: Tensor,
+        ids_N: Tensor | None,
+        missed: Sequence[AdamStep],
+    ) -> None:
+        """Replay, in the rows that `ids_N` names or in all, the steps without a gradient that each of them missed.
+
+        `missed` are consecutive steps and reach back to the first that any row missed. Rows without a gradient are
+        not clipped, which is exact as long as 2λ ≤ r.
+        """
 
 
 def kernels_for(device: torch.device) -> Kernels:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -87,6 +90,46 @@ def cowclip_adam(
     grad_VW.zero_()
     counts_V.zero_()
     return num_touched, num_clipped
+
+
+def cowclip_adam_rows(
+    weight_VW: Tensor,
+    exp_avg_VW: Tensor,
+    exp_avg_sq_VW: Tensor,
+    grad_VW: Tensor,
+    counts_V: Tensor,
+    current_V: Tensor,
+    ids_N: Tensor,
+    wide: bool,
+    adam: AdamStep,
+) -> tuple[int, int]:
+    """`cowclip_adam` of the rows that `ids_N` names, each once however often it is named."""
+    rows = torch.unique(ids_N.long())
+    weight, exp_avg, exp_avg_sq = weight_VW[rows], exp_avg_VW[rows], exp_avg_sq_VW[rows]
+    tally = cowclip_adam(weight, exp_avg, exp_avg_sq, grad_VW[rows], counts_V[rows], wide, adam)
+    weight_VW[rows], exp_avg_VW[rows], exp_avg_sq_VW[rows] = weight, exp_avg, exp_avg_sq
+    grad_VW[rows], counts_V[rows], current_V[rows] = 0.0, 0, adam.step
+    return tally
+
+
+def catch_up(
+    weight_VW: Tensor,
+    exp_avg_VW: Tensor,
+    exp_avg_sq_VW: Tensor,
+    current_V: Tensor,
+    ids_N: Tensor | None,
+    missed: Sequence[AdamStep],
+) -> None:
+    """Replay, in the rows that `ids_N` names or in all, the steps that they missed."""
+    named = torch.arange(len(current_V), device=current_V.device) if ids_N is None else torch.unique(ids_N.long())
+    for adam in missed:
+        rows = named[current_V[named] < adam.step]
+        weight, exp_avg, exp_avg_sq = weight_VW[rows], exp_avg_VW[rows], exp_avg_sq_VW[rows]
+        no_grad, no_counts = torch.zeros_like(weight), torch.zeros_like(current_V[rows])
+        idle = replace(adam, clip=math.inf, touched_only=False)
+        cowclip_adam(weight, exp_avg, exp_avg_sq, no_grad, no_counts, False, idle)
+        weight_VW[rows], exp_avg_VW[rows], exp_avg_sq_VW[rows] = weight, exp_avg, exp_avg_sq
+        current_V[rows] = adam.step
 
 
 def _owners(offsets: Tensor) -> tuple[Tensor, Tensor]:

@@ -26,6 +26,7 @@ class EmbeddingTable:
         device: torch.device | str = "cpu",
     ) -> None:
         self.wide = wide
+        self.is_settled = True  # no row waits for updates that it missed; see `optim.cowclip`
         weight = torch.zeros(num_ids, embedding_dim + wide)
         weight[:, int(wide) :].normal_(0, init_std, generator=generator)
         self.weight = weight.to(device)

@@ -24,6 +24,8 @@ from clickherd.kernels import AdamStep, Bags
 from clickherd.layers.embedding import EmbeddingTable
 from clickherd.optim.scaling import Hyperparameters
 
+MAX_LAG = 16
+
 
 @dataclass(frozen=True)
 class CowClipConfig:
@@ -36,23 +38,41 @@ class CowClipConfig:
 
 
 class CowClip:
-    """The optimiser of one embedding table: gradients and counts of the batch so far, and Adam's moments."""
+    """The optimiser of one embedding table: gradients and counts of the batch so far, and Adam's moments.
 
-    def __init__(self, table: EmbeddingTable, config: CowClipConfig) -> None:
+    A row that no batch touches changes only by its own L2 and momentum. With a `lag` above 1 such rows wait: a row
+    catches up when it is next touched (`touch`), and all do after `lag` steps, or when the table is to be read
+    (`settle`). The result is that of updating the whole table at every step, to the last bit on a CPU, without moving
+    the whole table through memory at every step. See `lag_for`.
+    """
+
+    def __init__(self, table: EmbeddingTable, config: CowClipConfig, lag: int = 1) -> None:
         self.table = table
         self.config = config
+        self.lag = lag
         self.num_steps = 0
         self.exp_avg_VW = torch.zeros_like(table.weight)
         self.exp_avg_sq_VW = torch.zeros_like(table.weight)
         self.grad_VW = torch.zeros_like(table.weight)
         self.counts_V = torch.zeros(len(table.weight), dtype=torch.int32, device=table.weight.device)
+        self._current_V = torch.zeros_like(self.counts_V) if lag > 1 else None  # the step that each row has reached
+        self._missed: list[AdamStep] = []  # steps that some row has still to make
+        self._touched: list[Tensor] = []  # ids of the batch so far
+
+    def touch(self, ids_BS: Tensor, bags: Bags) -> None:
+        """Bring the rows of a micro-batch up to date, before they are gathered."""
+        if self._current_V is None:
+            return
+        ids_N = torch.cat([ids_BS.flatten(), *(values for values, _ in bags)]) if bags else ids_BS.flatten()
+        self._touched.append(ids_N)
+        self.table.kernels.catch_up(*self._table(), self._current_V, ids_N, self._missed)
 
     def accumulate(self, ids_BS: Tensor, bags: Bags, grad_rows_BFD: Tensor, grad_wide_B: Tensor | None) -> None:
         """Add a micro-batch's gradients of the gathered rows and linear weights."""
         self.table.kernels.scatter_add(self.grad_VW, self.counts_V, ids_BS, bags, grad_rows_BFD, grad_wide_B)
 
     def step(self, hyper: Hyperparameters) -> tuple[int, int]:
-        """Clip, decay and update the whole table; returns (rows touched, rows clipped)."""
+        """Clip, decay and update the table; returns (rows touched, rows clipped)."""
         self.num_steps += 1
         beta1, beta2 = self.config.betas
         adam = AdamStep(
@@ -66,18 +86,36 @@ class CowClip:
             self.config.epsilon,
             self.config.touched_only,
         )
-        return self.table.kernels.cowclip_adam(
-            self.table.weight,
-            self.exp_avg_VW,
-            self.exp_avg_sq_VW,
-            self.grad_VW,
-            self.counts_V,
-            self.table.wide,
-            adam,
+        gradients = (self.grad_VW, self.counts_V)
+        if self._current_V is None:
+            return self.table.kernels.cowclip_adam(*self._table(), *gradients, self.table.wide, adam)
+        if 2 * hyper.l2 > hyper.clip and not self.config.touched_only:  # then absent rows are clipped as well
+            self.settle()
+            self._touched.clear()
+            self._current_V.fill_(self.num_steps)
+            return self.table.kernels.cowclip_adam(*self._table(), *gradients, self.table.wide, adam)
+        ids_N = self._touched[0] if len(self._touched) == 1 else torch.cat(self._touched)
+        tally = self.table.kernels.cowclip_adam_rows(
+            *self._table(), *gradients, self._current_V, ids_N, self.table.wide, adam
         )
+        self._touched.clear()
+        if not self.config.touched_only:
+            self._missed.append(adam)
+            self.table.is_settled = False
+            if len(self._missed) >= self.lag:
+                self.settle()
+        return tally
+
+    def settle(self) -> None:
+        """Bring every row up to date: the table may be read."""
+        if self._current_V is not None:
+            self.table.kernels.catch_up(*self._table(), self._current_V, None, self._missed)
+        self._missed.clear()
+        self.table.is_settled = True
 
     def tensors(self) -> dict[str, Tensor]:
         """The state between two batches, for a checkpoint."""
+        self.settle()
         return {"exp_avg": self.exp_avg_VW, "exp_avg_sq": self.exp_avg_sq_VW}
 
     def load_tensors(self, tensors: dict[str, Tensor], num_steps: int) -> None:
@@ -85,3 +123,18 @@ class CowClip:
         self.num_steps = num_steps
         self.exp_avg_VW.copy_(tensors["exp_avg"])
         self.exp_avg_sq_VW.copy_(tensors["exp_avg_sq"])
+        if self._current_V is not None:
+            self._current_V.fill_(num_steps)
+
+    def _table(self) -> tuple[Tensor, Tensor, Tensor]:
+        return self.table.weight, self.exp_avg_VW, self.exp_avg_sq_VW
+
+
+def lag_for(num_ids: int, lookups: int) -> int:
+    """How many steps untouched rows may wait, for a table of V rows of which a batch looks up so many.
+
+    1, updating the whole table at every step, when a batch touches much of it anyway. Otherwise waiting saves the
+    memory traffic of the passes left out, and costs the rows touched in between a replay of their own; beyond a few
+    steps the replays cost more than is left to be saved.
+    """
+    return max(1, min(MAX_LAG, num_ids // max(lookups, 1)))

@@ -23,9 +23,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from clickherd.data.hashing import hash_texts
 from clickherd.data.numeric import Log2Buckets, MinMax, QuantileBuckets, Scaling, Standard
-from clickherd.data.schema import TRUTH, Schema
+from clickherd.data.schema import Schema
 from clickherd.data.source import RawChunk
-from clickherd.data.store import MISSING, Batch, FieldLayout, Layout
+from clickherd.data.store import MISSING, TRUTH, Batch, FieldLayout, Layout
 from clickherd.data.values import as_texts, read_labels, read_numbers, read_parts
 from clickherd.data.vocabulary import HashBuckets, Ids, Vocabulary
 from clickherd.errors import DataError, RunError

@@ -12,11 +12,11 @@ from pydantic import ConfigDict, TypeAdapter
 
 from clickherd.config import DataConfig, NumericEncoding, Role
 from clickherd.data.source import Source
+from clickherd.data.store import TRUTH
 from clickherd.data.values import parse_instants, read_parts, without_nulls
 from clickherd.errors import ConfigError, DataError, did_you_mean
 
 SAMPLE_ROWS = 50_000
-TRUTH = "true_probability"  # in the built-in click log
 FEATURE_ROLES = ("numeric", "categorical", "multi")
 GROUP_NAMES = ("user_id", "user", "uid", "userid", "user_idx")
 

@@ -26,6 +26,7 @@ import numpy as np
 import numpy.typing as npt
 
 UNKNOWN, MISSING, FIRST_VALUE = 0, 1, 2  # local ids within a field
+TRUTH = "true_probability"  # the raw column of known click probabilities, in the built-in click log
 
 
 @dataclass(frozen=True)

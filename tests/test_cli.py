@@ -174,6 +174,35 @@ def test_other_labels_take_positive(run: Run) -> None:
     assert code == 0, err
 
 
+def test_labels_to_evaluate_are_those_of_training_and_the_advice_says_so(run: Run, clicks: Path) -> None:
+    run("train", clicks, "--label", "clicked", "--epochs", 1, "--out", "run", "--no-report", *SMALL)
+    new = log(100, seed=5)
+    new.rename({"clicked": "click"}).write_csv("renamed.csv")
+    new.with_columns(clicked=pl.when(pl.col("clicked") == 1).then(pl.lit("yes")).otherwise(pl.lit("no"))).write_csv(
+        "words.csv"
+    )
+    for file, says in (("renamed.csv", "Did you mean 'click'"), ("words.csv", "'no', 'yes'")):
+        code, _, err = run("evaluate", "run", file)
+        assert code == 2
+        assert file in err
+        assert says in err
+        assert "'clicked' with 0 and 1" in err
+        assert "--" not in err  # evaluate has no option for it
+
+
+def test_a_positive_label_that_is_missing_in_rows_to_evaluate_is_named(run: Run) -> None:
+    words = pl.when(pl.col("clicked") == 1)
+    log().with_columns(clicked=words.then(pl.lit("yes")).otherwise(pl.lit("no"))).write_csv("words.csv")
+    log(100).with_columns(clicked=words.then(pl.lit("y")).otherwise(pl.lit("n"))).write_csv("letters.csv")
+    few = ["--label", "clicked", "--positive", "yes", "--epochs", 1, "--out", "run", "--no-report", *SMALL]
+    assert run("train", "words.csv", *few)[0] == 0
+    code, _, err = run("evaluate", "run", "letters.csv")
+    assert code == 2
+    assert "found 'n', 'y'" in err
+    assert "'clicked' with 'no', 'yes' ('yes' is a click)" in err.replace("'yes', 'no'", "'no', 'yes'")
+    assert "--" not in err
+
+
 def write(text: str | bytes) -> Path:
     path = Path("bad.csv")
     path.write_bytes(text.encode() if isinstance(text, str) else text)

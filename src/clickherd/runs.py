@@ -249,7 +249,7 @@ class Run:
     def predictions(self, data: DataLike, *, labels: bool = False) -> Iterator[tuple[npt.NDArray[np.float64], Any]]:
         """(probabilities, encoded batch) for chunks of rows, in bounded memory."""
         names = [column.name for column in self.encoder.schema.columns]
-        source = open_source(data, self.config.data, need_label=labels, names=names)
+        source = open_source(data, self.config.data, need_label=False, names=names)  # the encoder asks for the label
         self.encoder.unseen.clear()
         for batch in encode_stream(self.encoder, source, labels=labels):
             yield self.model.predict(batch), batch

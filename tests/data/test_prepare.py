@@ -283,6 +283,12 @@ def test_splits_that_stay_empty_are_told(cache):
         ([0, 1, None, 1], {}, r"label is missing.*column 'label', row 3"),
         ([0, 1, float("nan"), 1], {}, r"label is missing.*column 'label', row 3"),
         (["no", "", "yes", "no"], {"positive": "yes"}, r"label is missing.*row 2"),
+        (
+            [0, 1] * 19 + [0, 2],
+            {},
+            r"all but 10 of 400 labels are 0 and 1; this one is '2'.*'label', row 40\).*leave them",
+        ),
+        (["0", "1"] * 19 + ["x", "1"], {}, r"this one is 'x'.*row 39\)"),
         ([0, 0], {}, "all training rows have the label 0"),
         (["yes", "yes"], {"positive": "yes"}, "all training rows have the label 1"),
     ],
@@ -291,6 +297,14 @@ def test_labels_that_cannot_be_used(cache, labels, settings, message):
     log = click_log(400).with_columns(pl.Series("label", labels * (400 // len(labels)), strict=False))
     with pytest.raises(DataError, match=message):
         run(cache, log, settings=settings)
+
+
+def test_labels_that_cannot_be_used_are_told_before_the_whole_file_is_read(cache, tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "SAMPLE_ROWS", 100)
+    log = click_log(400).with_columns(label=pl.col("label") + 1)
+    (tmp_path / "log.csv").write_text(log.write_csv() + "a line that is cut short\n")
+    with pytest.raises(DataError, match=r"have to be 0 and 1; found '1', '2'.*row 1, line 2\)"):
+        run(cache, tmp_path / "log.csv")
 
 
 @pytest.mark.parametrize(

@@ -241,11 +241,17 @@ class LabelTally:
         )
 
 
-def no_positive(positive: str, found: tuple[str, ...], file: str, label: str) -> DataError:
+def no_positive(
+    positive: str,
+    found: tuple[str, ...],
+    file: str,
+    label: str,
+    mend: str = "Give one of these as --positive, or make the labels of all files alike.",
+) -> DataError:
     """The error for labels among which the positive one never occurs."""
     return DataError(
         f"no row has the label {positive!r}; found {', '.join(map(repr, found[:10]))}",
         file=file,
         column=label,
-        mend="Give one of these as --positive, or make the labels of all files alike.",
+        mend=mend,
     )

@@ -29,9 +29,9 @@ import numpy.typing as npt
 
 from clickherd.config import DataConfig
 from clickherd.data.encode import Encoder
-from clickherd.data.fit import Fitted, fit, no_positive, split_chunks
+from clickherd.data.fit import Fitted, LabelTally, fit, no_positive, split_chunks
 from clickherd.data.profile import SplitTally, build_profile
-from clickherd.data.schema import infer_schema
+from clickherd.data.schema import SAMPLE_ROWS, infer_schema
 from clickherd.data.source import DataLike, Source, open_source
 from clickherd.data.split import NAMES, RandomSplit, Splitter, plan_split
 from clickherd.data.store import Batch, Layout, Store, StoreWriter
@@ -82,6 +82,8 @@ def prepare(
     """
     began = time.perf_counter()
     source = open_source(data, config)
+    # Labels that cannot be used are told before all rows are read for their hash
+    LabelTally(config.label, config).add(next(source.chunks([config.label], SAMPLE_ROWS)))
     given = {
         name: open_source(rows, config, names=source.columns)
         for name, rows in (("valid", valid), ("test", test))
@@ -254,7 +256,7 @@ def encode_splits(
             found |= set(as_texts(chunk.frame[encoder.schema.label]).str.strip_chars().unique().head(100))
         yield batch, splits
     if positive is not None and found and not clicked and (strict or not found <= known):
-        raise no_positive(positive, tuple(sorted(found)), source.name, encoder.schema.label)
+        raise no_positive(positive, tuple(sorted(found)), source.name, encoder.schema.label, encoder.label_mend())
 
 
 def encode_stream(encoder: Encoder, source: Source, *, labels: bool, rows: int = 65_536) -> Iterator[Batch]:

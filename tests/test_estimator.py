@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,9 @@ from sklearn.metrics import roc_auc_score
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 import clickherd
-from clickherd import CTRClassifier
+from clickherd import CTRClassifier, runs
+from clickherd.config import resolve
+from clickherd.errors import RunError
 
 # Checks that cannot apply, with the reason. None so far: scikit-learn itself skips its array-API check where
 # SCIPY_ARRAY_API is not set.
@@ -98,6 +101,43 @@ def test_saved_and_loaded_it_predicts_the_same(trained: CTRClassifier, tmp_path:
     np.testing.assert_array_equal(loaded.predict_proba(X), trained.predict_proba(X))
     assert loaded.predict(X).tolist() == trained.predict(X).tolist()
     np.testing.assert_array_equal(clickherd.load(tmp_path / "run").predict_proba(X), trained.predict_proba(X)[:, 1])
+
+
+def test_saving_over_a_folder_is_refused_and_leaves_it_as_it_was(trained: CTRClassifier, tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    with pytest.raises(RunError, match=r"already exists.*run\)\. Choose another folder"):
+        trained.save(tmp_path / "run")
+    assert list((tmp_path / "run").iterdir()) == []
+
+
+def test_a_save_that_fails_leaves_nothing(
+    trained: CTRClassifier, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(self: Path, text: str, encoding: str) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_text", full)
+    with pytest.raises(RunError, match="No space left"):
+        trained.save(tmp_path / "run")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("of_a_run", [False, True])
+def test_a_saved_folder_has_no_course_of_training_to_report_or_resume(
+    trained: CTRClassifier, tmp_path: Path, of_a_run: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = trained
+    if of_a_run:
+        monkeypatch.setenv("CLICKHERD_CACHE", str(tmp_path / "cache"))
+        frame, y = clicks(400, seed=1)
+        pl.from_pandas(frame).with_columns(label=pl.Series((y == "yes").astype(int))).write_csv(tmp_path / "log.csv")
+        config = resolve({"source": {"data": (str(tmp_path / "log.csv"),)}, "train": {"epochs": 1}})
+        runs.train_run(config, tmp_path / "run", report=False)
+        model = CTRClassifier.load(tmp_path / "run")
+    model.save(tmp_path / "saved")
+    for verb in (runs.report_run, runs.resume_run):
+        with pytest.raises(RunError, match=r"CTRClassifier\.save wrote this folder.*predict and evaluate"):
+            verb(tmp_path / "saved")
 
 
 def test_partial_fit_goes_on_learning() -> None:

@@ -17,7 +17,7 @@ from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import assert_all_finite, check_is_fitted, column_or_1d, validate_data
 
 from clickherd import checkpoint
-from clickherd.config import DataConfig, dump_yaml, merge, resolve
+from clickherd.config import DataConfig, SourceConfig, dump_yaml, merge, resolve
 from clickherd.data.prepare import Prepared, encode_stream, encode_to_store, prepare
 from clickherd.data.source import open_source
 from clickherd.data.store import Store
@@ -126,19 +126,23 @@ class CTRClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # sc
         return likelier
 
     def save(self, folder: str | Path) -> None:
-        """Write a run folder that `CTRClassifier.load` and `clickherd.load` open."""
+        """Write a folder that `CTRClassifier.load`, `clickherd.load` and `clickherd predict` open.
+
+        Raises:
+            ValueError: the folder is there already, or cannot be written; then nothing is left behind.
+        """
         check_is_fitted(self)
-        folder = Path(folder)
-        folder.mkdir(parents=True)
-        self.encoder_.save(folder / "encoder")
-        checkpoint.write_text(folder / "config.yaml", dump_yaml(self.config_))
         facts = {
             "classes": self.classes_.tolist(),
             "history": self.history_,
             "parameters": self.get_params() | {"random_state": self.config_.train.seed},
             "has_feature_names": hasattr(self, "feature_names_in_"),
         }
-        checkpoint.save(folder / "model.safetensors", self.model_.tensors(), facts)
+        config = self.config_.model_copy(update={"source": SourceConfig()})  # rows of a run are not those of this model
+        with checkpoint.new_folder(Path(folder), mend="Choose another folder, or remove this one.") as beside:
+            self.encoder_.save(beside / "encoder")
+            checkpoint.write_text(beside / "config.yaml", dump_yaml(config))
+            checkpoint.save(beside / "model.safetensors", self.model_.tensors(), facts)
 
     @classmethod
     def load(cls, folder: str | Path) -> Self:

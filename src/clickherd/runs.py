@@ -12,8 +12,6 @@ report.html
 from __future__ import annotations
 
 import json
-import os
-import shutil
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -58,7 +56,11 @@ def train_run(
         Interrupted: `should_stop` said so; `resume_run` goes on from there.
     """
     if folder.exists():
-        raise _taken(folder)
+        raise RunError(
+            "the run folder already exists",
+            file=folder,
+            mend=f"Choose another --out, or continue it with: clickherd train --resume {folder}",
+        )
     check_device(config.train.device)
     threads = use_threads(config.train.threads)
     prepared = prepare_sources(config, announce)
@@ -87,14 +89,6 @@ def resume_run(
     return _train(config, prepared, folder, announce, observer, should_stop, report)
 
 
-def _taken(folder: Path) -> RunError:
-    return RunError(
-        "the run folder already exists",
-        file=folder,
-        mend=f"Choose another --out, or continue it with: clickherd train --resume {folder}",
-    )
-
-
 def _settled(config: Config, prepared: Prepared, threads: int) -> Config:
     """The settings with nothing left to be found: batch size, threads, where the rows lie and which they are."""
     train = {"batch_size": batch_size_for(config, len(prepared.train)), "threads": threads}
@@ -113,23 +107,19 @@ def _settled(config: Config, prepared: Prepared, threads: int) -> Config:
 
 def _create(folder: Path, config: Config, prepared: Prepared) -> None:
     """Make the run folder with its settings and encoder, in one move."""
-    beside = folder.with_name(f".{folder.name}.{os.getpid()}.part")
-    try:
-        beside.mkdir(parents=True)
+    with checkpoint.new_folder(folder, mend="Choose another --out.") as beside:
         prepared.encoder.save(beside / "encoder")
         checkpoint.write_text(beside / "config.yaml", dump_yaml(config))
-        beside.rename(folder)
-    except OSError as error:
-        shutil.rmtree(beside, ignore_errors=True)
-        if folder.exists():
-            raise _taken(folder) from None
-        raise RunError(
-            f"cannot make the run folder: {error.strerror}", file=folder, mend="Choose another --out."
-        ) from error
 
 
 def _same_rows(config: Config, folder: Path, announce: Announce) -> Prepared:
     """The encoded rows of a run; they must be those that it began with."""
+    if not config.source.data:
+        raise RunError(
+            "CTRClassifier.save wrote this folder: it holds a model, but not where its training rows lie",
+            file=folder,
+            mend="It can predict and evaluate; to train on, use CTRClassifier.load(...).partial_fit in Python.",
+        )
     prepared = prepare_sources(config, announce)
     if prepared.path.name != config.source.fingerprint:
         raise RunError(
@@ -289,7 +279,7 @@ def report_run(folder: Path, announce: Announce = quiet) -> Path:
     """Write report.html of a finished run again, from its sources."""
     run = load(folder)
     use_threads(run.config.train.threads)
-    if not (folder / "metrics.json").exists():
+    if run.config.source.data and not (folder / "metrics.json").exists():
         raise RunError("the run is not finished", file=folder, mend=f"Finish it: clickherd train --resume {folder}")
     prepared = _same_rows(run.config, folder, announce)
     history = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]

@@ -257,6 +257,22 @@ def test_profile(cache):
     assert len(prepared.train.groups) == len(prepared.train)
 
 
+def test_a_multi_valued_column_without_its_separator_is_named_each_time(cache):
+    log = click_log().with_columns(genres=pl.Series(["Action;Comedy", "Comedy"] * (ROWS // 2)))
+    settings = {"roles": {"genres": "multi"}}
+    for _ in range(2):  # the second time from the cache
+        said = []
+        run(cache, log, settings=settings, announce=said.append)
+        (warning,) = (line for line in said if "separator" in line)
+        assert warning.startswith("genres is multi-valued, but no value holds the separator '|'")
+    said = []
+    run(cache, log, settings={**settings, "multi_separator": ";"}, announce=said.append)
+    assert [line.split()[0] for line in said if "separator" in line] == []
+    lists = log.with_columns(pl.col("genres").str.split(";").list.head(1))
+    run(cache, lists, settings=settings, announce=said.append)  # lists need no separator
+    assert [line.split()[0] for line in said if "separator" in line] == []
+
+
 def test_a_column_that_is_constant_over_all_rows_only_is_decided_on_all_rows(cache, monkeypatch):
     """The first rows of a log by time may hold a single day; that day still counts as a feature."""
     monkeypatch.setattr("clickherd.data.schema.SAMPLE_ROWS", 100)

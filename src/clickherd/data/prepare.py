@@ -38,7 +38,7 @@ from clickherd.data.store import Batch, Layout, Store, StoreWriter
 from clickherd.data.values import as_texts
 from clickherd.errors import DataError
 
-FORMAT = 1  # raise it when the same data would be encoded in another way
+FORMAT = 2  # raise it when the same data would be encoded or described in another way
 CHUNK_ROWS = 262_144
 _STALE_SECONDS = 86_400  # a partial folder that was not touched for so long belongs to a run that was killed
 
@@ -106,13 +106,24 @@ def prepare(
             shutil.rmtree(folder)
         else:
             announce(f"reusing the encoded rows in {folder}")
+            _warn_of_single_parts(prepared, config, announce)
             return prepared
     with _partial(cache) as partial:
         _Build(source, given, config, seed, partial, announce).run()
         _publish(partial, folder)
     prepared = _open(folder, False, began)
     announce(f"encoded {_rows(prepared.profile)} in {prepared.seconds:.1f} s")
+    _warn_of_single_parts(prepared, config, announce)
     return prepared
+
+
+def _warn_of_single_parts(prepared: Prepared, config: DataConfig, announce: Callable[[str], None]) -> None:
+    for column in prepared.profile["columns"]:
+        if column.get("separated") is False:
+            announce(
+                f"{column['name']} is multi-valued, but no value holds the separator {config.multi_separator!r}; "
+                "another one is set with --set data.multi_separator=..."
+            )
 
 
 def _open(folder: Path, reused: bool, began: float) -> Prepared:

@@ -159,6 +159,42 @@ def test_report_is_written_again(run: Run, clicks: Path) -> None:
     assert "<html" in Path(out.strip()).read_text(encoding="utf-8")
 
 
+def test_the_report_tells_what_was_left_out_unknown_and_why_training_ended(run: Run, clicks: Path) -> None:
+    data = log().with_columns(
+        same=pl.lit("x"),
+        void=pl.lit(None, dtype=pl.String),
+        spare=pl.col("price"),
+        item=pl.when(pl.int_range(1200) < 1000).then("item").otherwise(pl.lit("late")),
+    )
+    data[:1000].write_csv("train.csv")
+    data[1000:].write_csv("valid.csv")
+    few = ["--epochs", 50, "--set", "train.patience=1", "--role", "spare=ignored", "--batch-size", 256]
+    code, out, err = run(
+        "train", "train.csv", "--valid", "valid.csv", "--label", "clicked", *few, "--json", "--out", "run", *SMALL
+    )
+    assert code == 0, err
+    stopped = json.loads(out)["epochs"]
+    assert 1 < stopped < 50
+    written = Path("run/report.html").read_text(encoding="utf-8")
+    for told in (
+        f"Training stopped after epoch {stopped} of at most 50: no better validation score for one epoch.",
+        "Not used as features: same (every row has the same value).",
+        "Not used as features: void (every value is missing).",
+        "Not used as features: spare (as set).",
+        "200 <small>values</small>",  # item, late in every validation row
+        "within epochs",
+    ):
+        assert told in written
+    assert "Clipped gradients" not in written
+    run("report", "run")
+    assert Path("run/report.html").read_text(encoding="utf-8") == written
+
+
+def test_a_run_that_clips_shows_how_much(run: Run, clicks: Path) -> None:
+    run("train", clicks, "--label", "clicked", "--rule", "cowclip", "--epochs", 2, "--out", "run", *SMALL)
+    assert "Clipped gradients" in Path("run/report.html").read_text(encoding="utf-8")
+
+
 def test_other_labels_take_positive(run: Run) -> None:
     log().with_columns(
         clicked=pl.when(pl.col("clicked") == 1).then(pl.lit(">50K")).otherwise(pl.lit("<=50K"))

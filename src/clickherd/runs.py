@@ -23,7 +23,7 @@ import numpy.typing as npt
 from clickherd import checkpoint, machine
 from clickherd.config import Config, dump_yaml, load_yaml, resolve
 from clickherd.data.encode import Encoder
-from clickherd.data.prepare import Prepared, encode_stream, prepare, quiet
+from clickherd.data.prepare import Prepared, encode_stream, prepare, quiet, single_parts
 from clickherd.data.source import DataLike, open_source
 from clickherd.data.store import Store
 from clickherd.errors import RunError
@@ -35,6 +35,7 @@ from clickherd.runtime import check_device, seeded, use_threads
 from clickherd.train import Progress, Trainer, batch_size_for
 
 IMPORTANCE_ROWS = 10_000  # enough to rank fields; more would cost longer than training on small logs
+NAMED = 10  # columns that a note names at most
 TEST_SCORES = ("auc", "logloss", "gauc", "ne", "calibration")
 
 Announce = Callable[[str], None]
@@ -318,20 +319,43 @@ def write_report(
             config_yaml=dump_yaml(config),
             scores={name: split.scores for name, split in judged.items()},
             history=history,
-            losses=[],
+            losses=[(step, loss) for record in history for step, loss in record["running_loss"]],
             y_true=scored.y_true,
             y_score=scored.y_score,
             judged_on=judged_on,
             importance=permutation_importance(model.predict, sample, model.layout, seed=config.train.seed),
             profile=prepared.profile,
-            unseen={},
+            unseen=_unseen(prepared.profile, judged_on),
             summary=result,
             best_possible=best_possible(store),
-            notes=[],
+            notes=list(_notes(config, prepared, result)),
             machine=machine.describe(),
         ),
     )
     return path
+
+
+def _unseen(profile: dict[str, Any], split: str) -> dict[str, int]:
+    """How many values of the split are unknown, for the columns that have such values."""
+    return {c["name"]: c["unseen"][split] for c in profile["columns"] if c["unseen"].get(split)}
+
+
+def _notes(config: Config, prepared: Prepared, result: dict[str, Any]) -> Iterator[str]:
+    """What happened in the run that its numbers do not tell."""
+    if result["epochs"] < config.train.epochs:
+        patience = f"{config.train.patience} epochs" if config.train.patience != 1 else "one epoch"
+        yield (
+            f"Training stopped after epoch {result['epochs']} of at most {config.train.epochs}: "
+            f"no better validation score for {patience}."
+        )
+    left_out: dict[str, list[str]] = {}
+    for column in prepared.encoder.schema.columns:
+        if column.role in ("ignored", "timestamp"):
+            left_out.setdefault(column.note, []).append(column.name)
+    for why, names in left_out.items():
+        more = f" and {len(names) - NAMED:,} more" if len(names) > NAMED else ""
+        yield f"Not used as features: {', '.join(names[:NAMED])}{more} ({why})."
+    yield from (f"{warning}." for warning in single_parts(prepared.profile, config.data))
 
 
 def best_possible(store: Store) -> dict[str, float] | None:

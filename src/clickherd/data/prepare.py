@@ -106,24 +106,27 @@ def prepare(
             shutil.rmtree(folder)
         else:
             announce(f"reusing the encoded rows in {folder}")
-            _warn_of_single_parts(prepared, config, announce)
+            for warning in single_parts(prepared.profile, config):
+                announce(warning)
             return prepared
     with _partial(cache) as partial:
         _Build(source, given, config, seed, partial, announce).run()
         _publish(partial, folder)
     prepared = _open(folder, False, began)
     announce(f"encoded {_rows(prepared.profile)} in {prepared.seconds:.1f} s")
-    _warn_of_single_parts(prepared, config, announce)
+    for warning in single_parts(prepared.profile, config):
+        announce(warning)
     return prepared
 
 
-def _warn_of_single_parts(prepared: Prepared, config: DataConfig, announce: Callable[[str], None]) -> None:
-    for column in prepared.profile["columns"]:
-        if column.get("separated") is False:
-            announce(
-                f"{column['name']} is multi-valued, but no value holds the separator {config.multi_separator!r}; "
-                "another one is set with --set data.multi_separator=..."
-            )
+def single_parts(profile: dict[str, Any], config: DataConfig) -> list[str]:
+    """A warning for each multi-valued column whose separator is found in no value."""
+    return [
+        f"{column['name']} is multi-valued, but no value holds the separator {config.multi_separator!r}; "
+        "another one is set with --set data.multi_separator=VALUE"
+        for column in profile["columns"]
+        if column.get("separated") is False
+    ]
 
 
 def _open(folder: Path, reused: bool, began: float) -> Prepared:
@@ -365,4 +368,4 @@ def _mib(size: int) -> str:
     return f"{size / 2**20:,.0f} MiB"
 
 
-__all__ = ["Prepared", "encode_splits", "encode_stream", "encode_to_store", "prepare"]
+__all__ = ["Prepared", "encode_splits", "encode_stream", "encode_to_store", "prepare", "single_parts"]

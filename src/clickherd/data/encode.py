@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -29,6 +28,7 @@ from clickherd.data.store import MISSING, TRUTH, Batch, FieldLayout, Layout
 from clickherd.data.values import as_texts, read_labels, read_numbers, read_parts
 from clickherd.data.vocabulary import HashBuckets, Ids, Vocabulary
 from clickherd.errors import DataError, RunError, did_you_mean
+from clickherd.runtime import num_threads
 
 _PARALLEL_ROWS = 4_096  # below, threads cost more than they save
 
@@ -288,5 +288,5 @@ _NO_TARGETS = (np.empty(0, np.float32), np.empty(0, np.uint64), np.empty(0, np.f
 
 def in_parallel(jobs: Sequence[Callable[[], Any]]) -> list[Any]:
     """The jobs' results in order; polars, numpy and the index let other threads run meanwhile."""
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
+    with ThreadPoolExecutor(num_threads()) as pool:
         return list(pool.map(lambda job: job(), jobs))

@@ -5,17 +5,20 @@ from __future__ import annotations
 import errno
 from pathlib import Path
 
+import numba
 import numpy as np
 import pandas as pd
 import polars as pl
 import pytest
+import torch
 from sklearn.metrics import roc_auc_score
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 import clickherd
 from clickherd import CTRClassifier, runs
 from clickherd.config import resolve
-from clickherd.errors import RunError
+from clickherd.errors import ConfigError, RunError
+from clickherd.runtime import threads_kept
 
 # Checks that cannot apply, with the reason. None so far: scikit-learn itself skips its array-API check where
 # SCIPY_ARRAY_API is not set.
@@ -89,9 +92,41 @@ def test_booleans_are_the_same_in_every_spelling() -> None:
 def test_unseen_and_missing_values_are_predicted_and_counted(trained: CTRClassifier) -> None:
     X, _ = clicks(4, seed=3)
     X.loc[0, "item_id"], X.loc[1, "item_id"], X.loc[2, "price"] = "never seen", None, np.nan
-    trained.encoder_.unseen.clear()
-    assert np.isfinite(trained.predict_proba(X)).all()
-    assert trained.encoder_.unseen["item_id"] == 1
+    for _ in range(2):  # counted anew each time
+        assert np.isfinite(trained.predict_proba(X)).all()
+        assert trained.unseen_ == {"item_id": 1}
+    trained.predict(X[3:])
+    assert trained.unseen_ == {}
+
+
+def test_threads_are_those_of_before_once_it_is_done() -> None:
+    X, y = clicks(5_000, seed=1)
+    with threads_kept():
+        torch.set_num_threads(3)
+        before = 3, numba.get_num_threads()
+        model = CTRClassifier(epochs=1, threads=1).fit(X, y).partial_fit(X, y)
+        model.predict_proba(X)
+        with pytest.raises(ValueError, match="price"):
+            model.partial_fit(X.assign(price=["a"] * len(X)), y)
+        assert (torch.get_num_threads(), numba.get_num_threads()) == before
+
+
+def test_settings_of_the_data_reach_the_encoder() -> None:
+    X, y = clicks(2_000, seed=1)
+    data = {"group": "item_id", "hash_buckets": {"user_id": 7}, "positive": "yes"}
+    model = CTRClassifier(epochs=1, settings={"data": data, "train": {"monitor": "gauc"}}).fit(X, y)
+    assert model.encoder_.schema.group == "item_id"
+    assert model.history_[0]["valid"]["gauc"] is not None
+    (field,) = (field for field in model.encoder_.layout.fields if field.name == "user_id")
+    assert field.size == 7 + 2  # beside unknown and missing
+    assert model.predict_proba(X.assign(user_id=-1)).shape == (2_000, 2)
+    assert model.unseen_ == {}  # hashed values are never unknown
+
+
+def test_the_first_class_cannot_be_made_the_click() -> None:
+    X, y = clicks(200, seed=1)
+    with pytest.raises(ConfigError, match=r"second class.*'yes'.*y == 'no'"):
+        CTRClassifier(settings={"data": {"positive": "no"}}).fit(X, y)
 
 
 def test_saved_and_loaded_it_predicts_the_same(trained: CTRClassifier, tmp_path: Path) -> None:

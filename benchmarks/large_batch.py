@@ -49,7 +49,7 @@ def one_run(settings: dict[str, Any], prepared: Prepared) -> dict[str, Any]:
         "test_logloss": scores["logloss"],
         "best_epoch": progress.best_epoch,
         "valid_auc": [record["valid"]["auc"] for record in progress.history],
-        "clipped_fraction": [record["clipped_fraction"] for record in progress.history],
+        "clipped_fraction": [record["clipped_fraction"] or 0.0 for record in progress.history],
         "train_seconds": progress.seconds,
     }
 

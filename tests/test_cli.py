@@ -170,6 +170,42 @@ def test_report_is_written_again(run: Run, clicks: Path) -> None:
     assert "<html" in Path(out.strip()).read_text(encoding="utf-8")
 
 
+def test_the_report_tells_what_was_left_out_unknown_and_why_training_ended(run: Run, clicks: Path) -> None:
+    data = log().with_columns(
+        same=pl.lit("x"),
+        void=pl.lit(None, dtype=pl.String),
+        spare=pl.col("price"),
+        item=pl.when(pl.int_range(1200) < 1000).then("item").otherwise(pl.lit("late")),
+    )
+    data[:1000].write_csv("train.csv")
+    data[1000:].write_csv("valid.csv")
+    few = ["--epochs", 50, "--set", "train.patience=1", "--role", "spare=ignored", "--batch-size", 256]
+    code, out, err = run(
+        "train", "train.csv", "--valid", "valid.csv", "--label", "clicked", *few, "--json", "--out", "run", *SMALL
+    )
+    assert code == 0, err
+    stopped = json.loads(out)["epochs"]
+    assert 1 < stopped < 50
+    written = Path("run/report.html").read_text(encoding="utf-8")
+    for told in (
+        f"Training stopped after epoch {stopped} of at most 50: no better validation score for one epoch.",
+        "Not used as features: same (every row has the same value).",
+        "Not used as features: void (every value is missing).",
+        "Not used as features: spare (as set).",
+        "200 <small>values</small>",  # item, late in every validation row
+        "within epochs",
+    ):
+        assert told in written
+    assert "Clipped gradients" not in written
+    run("report", "run")
+    assert Path("run/report.html").read_text(encoding="utf-8") == written
+
+
+def test_a_run_that_clips_shows_how_much(run: Run, clicks: Path) -> None:
+    run("train", clicks, "--label", "clicked", "--rule", "cowclip", "--epochs", 2, "--out", "run", *SMALL)
+    assert "Clipped gradients" in Path("run/report.html").read_text(encoding="utf-8")
+
+
 def test_other_labels_take_positive(run: Run) -> None:
     log().with_columns(
         clicked=pl.when(pl.col("clicked") == 1).then(pl.lit(">50K")).otherwise(pl.lit("<=50K"))
@@ -183,6 +219,35 @@ def test_other_labels_take_positive(run: Run) -> None:
         "train", "income.csv", "--label", "clicked", "--positive", ">50K", "--epochs", 1, "--out", "run", *SMALL
     )
     assert code == 0, err
+
+
+def test_labels_to_evaluate_are_those_of_training_and_the_advice_says_so(run: Run, clicks: Path) -> None:
+    run("train", clicks, "--label", "clicked", "--epochs", 1, "--out", "run", "--no-report", *SMALL)
+    new = log(100, seed=5)
+    new.rename({"clicked": "click"}).write_csv("renamed.csv")
+    new.with_columns(clicked=pl.when(pl.col("clicked") == 1).then(pl.lit("yes")).otherwise(pl.lit("no"))).write_csv(
+        "words.csv"
+    )
+    for file, says in (("renamed.csv", "Did you mean 'click'"), ("words.csv", "'no', 'yes'")):
+        code, _, err = run("evaluate", "run", file)
+        assert code == 2
+        assert file in err
+        assert says in err
+        assert "'clicked' with 0 and 1" in err
+        assert "--" not in err  # evaluate has no option for it
+
+
+def test_a_positive_label_that_is_missing_in_rows_to_evaluate_is_named(run: Run) -> None:
+    words = pl.when(pl.col("clicked") == 1)
+    log().with_columns(clicked=words.then(pl.lit("yes")).otherwise(pl.lit("no"))).write_csv("words.csv")
+    log(100).with_columns(clicked=words.then(pl.lit("y")).otherwise(pl.lit("n"))).write_csv("letters.csv")
+    few = ["--label", "clicked", "--positive", "yes", "--epochs", 1, "--out", "run", "--no-report", *SMALL]
+    assert run("train", "words.csv", *few)[0] == 0
+    code, _, err = run("evaluate", "run", "letters.csv")
+    assert code == 2
+    assert "found 'n', 'y'" in err
+    assert "'clicked' with 'no', 'yes' ('yes' is a click)" in err.replace("'yes', 'no'", "'no', 'yes'")
+    assert "--" not in err
 
 
 def write(text: str | bytes) -> Path:

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import errno
 from pathlib import Path
 
+import numba
 import numpy as np
 import pandas as pd
 import polars as pl
 import pytest
+import torch
 from sklearn.metrics import roc_auc_score
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 import clickherd
-from clickherd import CTRClassifier
+from clickherd import CTRClassifier, runs
+from clickherd.config import resolve
+from clickherd.errors import ConfigError, RunError
+from clickherd.runtime import threads_kept
 
 # Checks that cannot apply, with the reason. None so far: scikit-learn itself skips its array-API check where
 # SCIPY_ARRAY_API is not set.
@@ -86,9 +92,41 @@ def test_booleans_are_the_same_in_every_spelling() -> None:
 def test_unseen_and_missing_values_are_predicted_and_counted(trained: CTRClassifier) -> None:
     X, _ = clicks(4, seed=3)
     X.loc[0, "item_id"], X.loc[1, "item_id"], X.loc[2, "price"] = "never seen", None, np.nan
-    trained.encoder_.unseen.clear()
-    assert np.isfinite(trained.predict_proba(X)).all()
-    assert trained.encoder_.unseen["item_id"] == 1
+    for _ in range(2):  # counted anew each time
+        assert np.isfinite(trained.predict_proba(X)).all()
+        assert trained.unseen_ == {"item_id": 1}
+    trained.predict(X[3:])
+    assert trained.unseen_ == {}
+
+
+def test_threads_are_those_of_before_once_it_is_done() -> None:
+    X, y = clicks(5_000, seed=1)
+    with threads_kept():
+        torch.set_num_threads(3)
+        before = 3, numba.get_num_threads()
+        model = CTRClassifier(epochs=1, threads=1).fit(X, y).partial_fit(X, y)
+        model.predict_proba(X)
+        with pytest.raises(ValueError, match="price"):
+            model.partial_fit(X.assign(price=["a"] * len(X)), y)
+        assert (torch.get_num_threads(), numba.get_num_threads()) == before
+
+
+def test_settings_of_the_data_reach_the_encoder() -> None:
+    X, y = clicks(2_000, seed=1)
+    data = {"group": "item_id", "hash_buckets": {"user_id": 7}, "positive": "yes"}
+    model = CTRClassifier(epochs=1, settings={"data": data, "train": {"monitor": "gauc"}}).fit(X, y)
+    assert model.encoder_.schema.group == "item_id"
+    assert model.history_[0]["valid"]["gauc"] is not None
+    (field,) = (field for field in model.encoder_.layout.fields if field.name == "user_id")
+    assert field.size == 7 + 2  # beside unknown and missing
+    assert model.predict_proba(X.assign(user_id=-1)).shape == (2_000, 2)
+    assert model.unseen_ == {}  # hashed values are never unknown
+
+
+def test_the_first_class_cannot_be_made_the_click() -> None:
+    X, y = clicks(200, seed=1)
+    with pytest.raises(ConfigError, match=r"second class.*'yes'.*y == 'no'"):
+        CTRClassifier(settings={"data": {"positive": "no"}}).fit(X, y)
 
 
 def test_saved_and_loaded_it_predicts_the_same(trained: CTRClassifier, tmp_path: Path) -> None:
@@ -98,6 +136,43 @@ def test_saved_and_loaded_it_predicts_the_same(trained: CTRClassifier, tmp_path:
     np.testing.assert_array_equal(loaded.predict_proba(X), trained.predict_proba(X))
     assert loaded.predict(X).tolist() == trained.predict(X).tolist()
     np.testing.assert_array_equal(clickherd.load(tmp_path / "run").predict_proba(X), trained.predict_proba(X)[:, 1])
+
+
+def test_saving_over_a_folder_is_refused_and_leaves_it_as_it_was(trained: CTRClassifier, tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    with pytest.raises(RunError, match=r"already exists.*run\)\. Choose another folder"):
+        trained.save(tmp_path / "run")
+    assert list((tmp_path / "run").iterdir()) == []
+
+
+def test_a_save_that_fails_leaves_nothing(
+    trained: CTRClassifier, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(self: Path, text: str, encoding: str) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_text", full)
+    with pytest.raises(RunError, match="No space left"):
+        trained.save(tmp_path / "run")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("of_a_run", [False, True])
+def test_a_saved_folder_has_no_course_of_training_to_report_or_resume(
+    trained: CTRClassifier, tmp_path: Path, of_a_run: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = trained
+    if of_a_run:
+        monkeypatch.setenv("CLICKHERD_CACHE", str(tmp_path / "cache"))
+        frame, y = clicks(400, seed=1)
+        pl.from_pandas(frame).with_columns(label=pl.Series((y == "yes").astype(int))).write_csv(tmp_path / "log.csv")
+        config = resolve({"source": {"data": (str(tmp_path / "log.csv"),)}, "train": {"epochs": 1}})
+        runs.train_run(config, tmp_path / "run", report=False)
+        model = CTRClassifier.load(tmp_path / "run")
+    model.save(tmp_path / "saved")
+    for verb in (runs.report_run, runs.resume_run):
+        with pytest.raises(RunError, match=r"CTRClassifier\.save wrote this folder.*predict and evaluate"):
+            verb(tmp_path / "saved")
 
 
 def test_partial_fit_goes_on_learning() -> None:

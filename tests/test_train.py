@@ -114,6 +114,26 @@ def test_a_resumed_run_ends_with_the_identical_weights(make_store: MakeStore, tm
     assert_same(final_weights(whole), final_weights(resumed))
     assert [r["valid"] for r in got.history] == [r["valid"] for r in expected.history]
     assert [r["train_loss"] for r in got.history] == [r["train_loss"] for r in expected.history]
+    assert [list(map(tuple, r["running_loss"])) for r in got.history] == [r["running_loss"] for r in expected.history]
+
+
+@pytest.mark.parametrize(("epochs", "batch_size"), [(3, 1), (3, 256)])
+def test_the_running_loss_has_some_two_hundred_points_that_average_to_the_epochs(
+    make_store: MakeStore, tmp_path: Path, epochs: int, batch_size: int
+) -> None:
+    store = make_store(900)
+    config = config_of(epochs=epochs, batch_size=batch_size)
+    with seeded(0):
+        history = new_trainer(config, store, None, tmp_path / "run").run().history
+    points = [point for record in history for point in record["running_loss"]]
+    steps = epochs * -(-900 // batch_size)
+    assert min(steps, 150) <= len(points) <= 250
+    assert points[-1][0] == steps
+    for record in history:
+        first = (record["epoch"] - 1) * steps // epochs
+        ends = np.minimum([(step - first) * batch_size for step, _ in record["running_loss"]], 900)
+        losses = [loss for _, loss in record["running_loss"]]
+        assert np.average(losses, weights=np.diff(ends, prepend=0)) == pytest.approx(record["train_loss"])
 
 
 def test_early_stopping_waits_for_patience(make_store: MakeStore, tmp_path: Path) -> None:

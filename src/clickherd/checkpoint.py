@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +55,27 @@ def load(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         raise RunError("no such file of weights", file=path, mend="Is this a finished run folder?") from None
     except safetensors.SafetensorError as error:
         raise RunError(f"the file of weights is damaged: {error}", file=path) from None
+
+
+@contextmanager
+def new_folder(folder: Path, mend: str) -> Iterator[Path]:
+    """A folder to fill, which is renamed to `folder` at the end: all of it stands there, or nothing.
+
+    Raises:
+        RunError: `folder` is there already, or cannot be made; `mend` is the advice.
+    """
+    beside = folder.with_name(f".{folder.name}.{os.getpid()}.part")
+    try:
+        if folder.exists():
+            raise FileExistsError
+        beside.mkdir(parents=True)
+        yield beside
+        beside.rename(folder)
+    except OSError as error:
+        what = "the folder already exists" if folder.exists() else f"cannot make the folder: {error.strerror}"
+        raise RunError(what, file=folder, mend=mend) from error
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)
 
 
 def write_text(path: Path, text: str) -> None:

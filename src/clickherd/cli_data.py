@@ -19,10 +19,9 @@ def list_() -> None:
     """The public data sets that `get` knows."""
     from clickherd.data.catalog import list_datasets
 
-    table = Table("name", "size", "label", "licence", "origin")
     for dataset in list_datasets():
-        table.add_row(dataset.name, dataset.size, dataset.label, dataset.licence, dataset.origin)
-    Console().print(table)
+        typer.secho(dataset.name, bold=True)
+        typer.echo(f"  {dataset.size}; the label: {dataset.label}\n  {dataset.licence}\n  {dataset.origin}")
 
 
 @app.command()

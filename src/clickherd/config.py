@@ -45,7 +45,12 @@ class TrainConfig(Settings):
     monitor: Monitor = "auc"
     patience: int | None = Field(2, ge=1, description="stop after so many epochs without a better validation score")
     seed: int = Field(0, ge=0)
-    threads: int | None = Field(None, ge=1, description="CPU threads; all cores when not given")
+    threads: int | None = Field(
+        None,
+        ge=1,
+        description="CPU threads; all cores when not given. Polars, which reads the rows, has a pool of its own: only "
+        "the environment's POLARS_MAX_THREADS sets its size, before Python starts",
+    )
     device: str = Field("cpu", pattern=r"^(cpu|cuda(:\d+)?)$", description="cpu, cuda or cuda:N")
     checkpoint_seconds: float = Field(30.0, gt=0, description="how often a resumable checkpoint is written")
 

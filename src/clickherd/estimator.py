@@ -17,14 +17,15 @@ from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import assert_all_finite, check_is_fitted, column_or_1d, validate_data
 
 from clickherd import checkpoint
-from clickherd.config import dump_yaml, merge, resolve
+from clickherd.config import SourceConfig, dump_yaml, merge, resolve
 from clickherd.data.config import DataConfig
 from clickherd.data.prepare import Prepared, encode_stream, encode_to_store, prepare
 from clickherd.data.source import open_source
 from clickherd.data.store import Store
+from clickherd.errors import ConfigError
 from clickherd.learner import Learner
 from clickherd.network import ClickModel
-from clickherd.runtime import check_device, seeded, use_threads
+from clickherd.runtime import check_device, seeded, threads_kept, use_threads
 from clickherd.train import Trainer, batch_size_for, epoch_order
 
 LABEL = "__label__"  # a name that no feature is likely to have
@@ -43,7 +44,7 @@ class CTRClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # sc
         roles: column → role, where the inferred one is not wanted.
         settings: any other setting, nested as in a recipe, e.g. `{"optim": {"l2": 1e-5}}`.
         random_state: seed of everything random; None draws one.
-        threads: CPU threads; all when None.
+        threads: CPU threads in `fit` and in predictions; all when None.
 
     Attributes:
         classes_: the two labels; the second is the click.
@@ -51,6 +52,7 @@ class CTRClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # sc
         model_: trained `ClickModel`.
         config_: resolved settings.
         history_: one record per epoch.
+        unseen_: column → how many values of the rows predicted last were unknown: seen too seldom in training.
 
     X is a pandas, polars or Arrow frame, or an array of numbers; missing values are allowed, infinite ones are not.
     Columns that say nothing (constant, empty, row numbers) are left out by themselves.
@@ -87,7 +89,7 @@ class CTRClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # sc
         """
         frame = self._labelled(X, y, first=True)
         self.__dict__.pop("learner_", None)
-        with tempfile.TemporaryDirectory(prefix="clickherd-") as folder, seeded(self._seed()):
+        with tempfile.TemporaryDirectory(prefix="clickherd-") as folder, seeded(self._seed()), threads_kept():
             valid_fraction = self.valid_fraction if len(frame) >= MIN_ROWS_TO_VALIDATE else 0.0
             prepared = self._prepare(frame, Path(folder), valid_fraction)
             trainer = Trainer(self.config_, self.model_, prepared.train, prepared.valid, Path(folder) / "run")
@@ -101,7 +103,7 @@ class CTRClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # sc
         """
         first = not hasattr(self, "encoder_")
         frame = self._labelled(X, y, first=first, classes=classes)
-        with tempfile.TemporaryDirectory(prefix="clickherd-") as folder, seeded(self._seed()):
+        with tempfile.TemporaryDirectory(prefix="clickherd-") as folder, seeded(self._seed()), threads_kept():
             store = self._prepare(frame, Path(folder), 0.0).train if first else self._store(frame, Path(folder))
             if not hasattr(self, "learner_"):
                 self.learner_ = Learner(self.model_, self.config_, batch_size_for(self.config_, len(store)))
@@ -117,9 +119,17 @@ class CTRClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # sc
         check_is_fitted(self)
         frame = self._features(X, reset=False)
         source = open_source(frame, self.config_.data, need_label=False)
-        parts = [self.model_.predict(batch) for batch in encode_stream(self.encoder_, source, labels=False)]
+        self.encoder_.unseen.clear()
+        with threads_kept():
+            use_threads(self.config_.train.threads)
+            parts = [self.model_.predict(batch) for batch in encode_stream(self.encoder_, source, labels=False)]
         click = np.concatenate(parts)
         return np.stack([1 - click, click], axis=1)
+
+    @property
+    def unseen_(self) -> dict[str, int]:
+        """See the class; columns without unknown values are left out."""
+        return {name: count for name, count in self.encoder_.unseen.items() if count}
 
     def predict(self, X: Any) -> npt.NDArray[Any]:
         """The likelier class of each row."""
@@ -128,19 +138,23 @@ class CTRClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # sc
         return likelier
 
     def save(self, folder: str | Path) -> None:
-        """Write a run folder that `CTRClassifier.load` and `clickherd.load` open."""
+        """Write a folder that `CTRClassifier.load`, `clickherd.load` and `clickherd predict` open.
+
+        Raises:
+            ValueError: the folder is there already, or cannot be written; then nothing is left behind.
+        """
         check_is_fitted(self)
-        folder = Path(folder)
-        folder.mkdir(parents=True)
-        self.encoder_.save(folder / "encoder")
-        checkpoint.write_text(folder / "config.yaml", dump_yaml(self.config_))
         facts = {
             "classes": self.classes_.tolist(),
             "history": self.history_,
             "parameters": self.get_params() | {"random_state": self.config_.train.seed},
             "has_feature_names": hasattr(self, "feature_names_in_"),
         }
-        checkpoint.save(folder / "model.safetensors", self.model_.tensors(), facts)
+        config = self.config_.model_copy(update={"source": SourceConfig()})  # rows of a run are not those of this model
+        with checkpoint.new_folder(Path(folder), mend="Choose another folder, or remove this one.") as beside:
+            self.encoder_.save(beside / "encoder")
+            checkpoint.write_text(beside / "config.yaml", dump_yaml(config))
+            checkpoint.save(beside / "model.safetensors", self.model_.tensors(), facts)
 
     @classmethod
     def load(cls, folder: str | Path) -> Self:
@@ -150,6 +164,8 @@ class CTRClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # sc
         run = load(folder)
         _, facts = checkpoint.load(Path(folder) / "model.safetensors")
         config = run.config
+        if "parameters" not in facts:  # a run of the command line, with the threads of the machine that trained it
+            config = config.model_copy(update={"train": config.train.model_copy(update={"threads": None})})
         of_run = {  # a run of the command line: everything that differs from the defaults stands in its settings
             "model": config.model.name,
             "batch_size": config.train.batch_size,
@@ -188,6 +204,8 @@ class CTRClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # sc
         own["data"]["roles"] = dict(self.roles or {})
         own["train"]["batch_size"] = self.batch_size
         config = resolve(merge(own, self.settings or {}))
+        self._check_positive(config.data.positive)
+        config = config.model_copy(update={"data": config.data.model_copy(update={"positive": None})})
         train = config.train
         check_device(train.device)
         use_threads(train.threads)
@@ -197,6 +215,15 @@ class CTRClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # sc
             config.model, prepared.encoder.layout, init_std=config.optim.init_std, device=train.device
         )
         return prepared
+
+    def _check_positive(self, positive: str | None) -> None:
+        """See that the click is the second class, as scikit-learn's scores take it."""
+        click = str(self.classes_[1])
+        if positive not in (None, click, click.removesuffix(".0")):
+            raise ConfigError(
+                f"data.positive = {positive!r}, but the click is the second class in scikit-learn's order, {click!r}",
+                mend=f"Give y as y == {positive!r}, or read the first column of predict_proba.",
+            )
 
     def _seed(self) -> int:
         """An integer seed: `random_state` itself, or one drawn from it once per call, as scikit-learn does."""

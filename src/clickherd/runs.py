@@ -12,8 +12,6 @@ report.html
 from __future__ import annotations
 
 import json
-import os
-import shutil
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -25,7 +23,7 @@ import numpy.typing as npt
 from clickherd import checkpoint, machine
 from clickherd.config import Config, dump_yaml, load_yaml, resolve
 from clickherd.data.encode import Encoder
-from clickherd.data.prepare import Prepared, encode_stream, prepare, quiet
+from clickherd.data.prepare import Prepared, encode_stream, prepare, quiet, single_parts
 from clickherd.data.source import DataLike, open_source
 from clickherd.data.store import Store
 from clickherd.errors import RunError
@@ -37,6 +35,7 @@ from clickherd.runtime import check_device, seeded, use_threads
 from clickherd.train import Progress, Trainer, batch_size_for
 
 IMPORTANCE_ROWS = 10_000  # enough to rank fields; more would cost longer than training on small logs
+NAMED = 10  # columns that a note names at most
 TEST_SCORES = ("auc", "logloss", "gauc", "ne", "calibration")
 
 Announce = Callable[[str], None]
@@ -58,7 +57,11 @@ def train_run(
         Interrupted: `should_stop` said so; `resume_run` goes on from there.
     """
     if folder.exists():
-        raise _taken(folder)
+        raise RunError(
+            "the run folder already exists",
+            file=folder,
+            mend=f"Choose another --out, or continue it with: clickherd train --resume {folder}",
+        )
     check_device(config.train.device)
     threads = use_threads(config.train.threads)
     prepared = prepare_sources(config, announce)
@@ -87,14 +90,6 @@ def resume_run(
     return _train(config, prepared, folder, announce, observer, should_stop, report)
 
 
-def _taken(folder: Path) -> RunError:
-    return RunError(
-        "the run folder already exists",
-        file=folder,
-        mend=f"Choose another --out, or continue it with: clickherd train --resume {folder}",
-    )
-
-
 def _settled(config: Config, prepared: Prepared, threads: int) -> Config:
     """The settings with nothing left to be found: batch size, threads, where the rows lie and which they are."""
     train = {"batch_size": batch_size_for(config, len(prepared.train)), "threads": threads}
@@ -113,23 +108,19 @@ def _settled(config: Config, prepared: Prepared, threads: int) -> Config:
 
 def _create(folder: Path, config: Config, prepared: Prepared) -> None:
     """Make the run folder with its settings and encoder, in one move."""
-    beside = folder.with_name(f".{folder.name}.{os.getpid()}.part")
-    try:
-        beside.mkdir(parents=True)
+    with checkpoint.new_folder(folder, mend="Choose another --out.") as beside:
         prepared.encoder.save(beside / "encoder")
         checkpoint.write_text(beside / "config.yaml", dump_yaml(config))
-        beside.rename(folder)
-    except OSError as error:
-        shutil.rmtree(beside, ignore_errors=True)
-        if folder.exists():
-            raise _taken(folder) from None
-        raise RunError(
-            f"cannot make the run folder: {error.strerror}", file=folder, mend="Choose another --out."
-        ) from error
 
 
 def _same_rows(config: Config, folder: Path, announce: Announce) -> Prepared:
     """The encoded rows of a run; they must be those that it began with."""
+    if not config.source.data:
+        raise RunError(
+            "CTRClassifier.save wrote this folder: it holds a model, but not where its training rows lie",
+            file=folder,
+            mend="It can predict and evaluate; to train on, use CTRClassifier.load(...).partial_fit in Python.",
+        )
     prepared = prepare_sources(config, announce)
     if prepared.path.name != config.source.fingerprint:
         raise RunError(
@@ -249,7 +240,7 @@ class Run:
     def predictions(self, data: DataLike, *, labels: bool = False) -> Iterator[tuple[npt.NDArray[np.float64], Any]]:
         """(probabilities, encoded batch) for chunks of rows, in bounded memory."""
         names = [column.name for column in self.encoder.schema.columns]
-        source = open_source(data, self.config.data, need_label=labels, names=names)
+        source = open_source(data, self.config.data, need_label=False, names=names)  # the encoder asks for the label
         self.encoder.unseen.clear()
         for batch in encode_stream(self.encoder, source, labels=labels):
             yield self.model.predict(batch), batch
@@ -289,7 +280,7 @@ def report_run(folder: Path, announce: Announce = quiet) -> Path:
     """Write report.html of a finished run again, from its sources."""
     run = load(folder)
     use_threads(run.config.train.threads)
-    if not (folder / "metrics.json").exists():
+    if run.config.source.data and not (folder / "metrics.json").exists():
         raise RunError("the run is not finished", file=folder, mend=f"Finish it: clickherd train --resume {folder}")
     prepared = _same_rows(run.config, folder, announce)
     history = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
@@ -328,20 +319,43 @@ def write_report(
             config_yaml=dump_yaml(config),
             scores={name: split.scores for name, split in judged.items()},
             history=history,
-            losses=[],
+            losses=[(step, loss) for record in history for step, loss in record["running_loss"]],
             y_true=scored.y_true,
             y_score=scored.y_score,
             judged_on=judged_on,
             importance=permutation_importance(model.predict, sample, model.layout, seed=config.train.seed),
             profile=prepared.profile,
-            unseen={},
+            unseen=_unseen(prepared.profile, judged_on),
             summary=result,
             best_possible=best_possible(store),
-            notes=[],
+            notes=list(_notes(config, prepared, result)),
             machine=machine.describe(),
         ),
     )
     return path
+
+
+def _unseen(profile: dict[str, Any], split: str) -> dict[str, int]:
+    """How many values of the split are unknown, for the columns that have such values."""
+    return {c["name"]: c["unseen"][split] for c in profile["columns"] if c["unseen"].get(split)}
+
+
+def _notes(config: Config, prepared: Prepared, result: dict[str, Any]) -> Iterator[str]:
+    """What happened in the run that its numbers do not tell."""
+    if result["epochs"] < config.train.epochs:
+        patience = f"{config.train.patience} epochs" if config.train.patience != 1 else "one epoch"
+        yield (
+            f"Training stopped after epoch {result['epochs']} of at most {config.train.epochs}: "
+            f"no better validation score for {patience}."
+        )
+    left_out: dict[str, list[str]] = {}
+    for column in prepared.encoder.schema.columns:
+        if column.role in ("ignored", "timestamp"):
+            left_out.setdefault(column.note, []).append(column.name)
+    for why, names in left_out.items():
+        more = f" and {len(names) - NAMED:,} more" if len(names) > NAMED else ""
+        yield f"Not used as features: {', '.join(names[:NAMED])}{more} ({why})."
+    yield from (f"{warning}." for warning in single_parts(prepared.profile, config.data))
 
 
 def best_possible(store: Store) -> dict[str, float] | None:

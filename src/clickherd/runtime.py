@@ -20,6 +20,17 @@ def seeded(seed: int) -> Iterator[None]:
         yield
 
 
+@contextmanager
+def threads_kept() -> Iterator[None]:
+    """Whatever `use_threads` does inside, torch and numba have the threads of before outside."""
+    before = torch.get_num_threads(), numba.get_num_threads()
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before[0])
+        numba.set_num_threads(before[1])
+
+
 def use_threads(threads: int | None) -> int:
     """Set the CPU threads of torch and numba; all that this process may use when None. Returns their number."""
     # Linux tells which cores this process may use; elsewhere all of them count.

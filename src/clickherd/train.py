@@ -25,6 +25,7 @@ from clickherd.observer import Observer, Silent
 from clickherd.optim.scaling import warmed_up
 
 MIN_STEPS_PER_EPOCH, MAX_AUTO_BATCH, MIN_AUTO_BATCH = 50, 65_536, 256
+LOSS_POINTS = 200  # of the running training loss, in a run of all its epochs
 CHECKPOINT_SHARE = 0.03  # of the time, at most, goes into writing checkpoints
 
 
@@ -40,6 +41,9 @@ class Progress:
     step: int = 0  # batches completed in the running epoch
     total_steps: int = 0
     loss_sum: float = 0.0  # over the rows of the running epoch
+    running_loss: list[tuple[int, float]] = field(default_factory=list)  # of the running epoch: step, mean since last
+    noted_loss: float = 0.0  # `loss_sum` and its rows when the last of these points was taken
+    noted_rows: int = 0
     touched: int = 0
     clipped: int = 0
     epoch_seconds: float = 0.0
@@ -72,6 +76,7 @@ class Trainer:
         self.steps_per_epoch = -(-len(train) // self.batch_size)
         self.learner = Learner(model, config, self.batch_size)
         self.progress = Progress()
+        self._clips = math.isfinite(self.learner.hyper.clip)
         self._last_checkpoint = time.perf_counter()
         self._checkpoint_cost = 0.0
 
@@ -97,6 +102,7 @@ class Trainer:
         progress, size = self.progress, self.batch_size
         order = epoch_order(self.config.train.seed, progress.epoch, len(self.train))
         warmup_steps = self.config.optim.warmup_epochs * self.steps_per_epoch
+        note_every = max(1, self.config.train.epochs * self.steps_per_epoch // LOSS_POINTS)
         loss_sum = torch.tensor(progress.loss_sum, dtype=torch.float64, device=self.model.device)
         began, before = time.perf_counter(), progress.epoch_seconds
         while progress.step < self.steps_per_epoch:
@@ -110,7 +116,10 @@ class Trainer:
             progress.touched += touched
             progress.clipped += clipped
             progress.epoch_seconds = before + time.perf_counter() - began
-            self.observer.batch(progress.epoch, min(progress.step * size, len(self.train)), loss_sum)
+            done = min(progress.step * size, len(self.train))
+            self.observer.batch(progress.epoch, done, loss_sum)
+            if progress.total_steps % note_every == 0 or progress.step == self.steps_per_epoch:
+                self._note_loss(float(loss_sum), done)
             if progress.step < self.steps_per_epoch and (self.should_stop() or self._checkpoint_due()):
                 progress.loss_sum = float(loss_sum)
                 self._check_finite()
@@ -125,6 +134,13 @@ class Trainer:
             if self.should_stop() and progress.epoch < self.config.train.epochs and not progress.stopped:
                 raise Interrupted(self.folder)
 
+    def _note_loss(self, loss_sum: float, rows: int) -> None:
+        """One more point of the running training loss: its mean since the last one."""
+        progress = self.progress
+        mean = (loss_sum - progress.noted_loss) / (rows - progress.noted_rows)
+        progress.running_loss.append((progress.total_steps, mean))
+        progress.noted_loss, progress.noted_rows = loss_sum, rows
+
     def _close_epoch(self) -> None:
         """Validate, keep the best weights, decide on early stopping, write the epoch's record."""
         progress, train = self.progress, self.config.train
@@ -138,7 +154,8 @@ class Trainer:
             "valid": valid,
             "samples_per_second": len(self.train) / progress.epoch_seconds,
             "seconds": progress.epoch_seconds,
-            "clipped_fraction": progress.clipped / max(progress.touched, 1),
+            "clipped_fraction": progress.clipped / max(progress.touched, 1) if self._clips else None,
+            "running_loss": progress.running_loss,
         }
         progress.history.append(record)
         score = monitored(valid, train.monitor)
@@ -150,6 +167,7 @@ class Trainer:
             progress.stopped = train.patience is not None and progress.epoch - progress.best_epoch >= train.patience
             progress.decay *= self.config.optim.plateau_factor
         progress.step, progress.loss_sum, progress.epoch_seconds = 0, 0.0, 0.0
+        progress.running_loss, progress.noted_loss, progress.noted_rows = [], 0.0, 0
         progress.touched = progress.clipped = 0
         lines = "".join(json.dumps(line) + "\n" for line in progress.history)
         checkpoint.write_text(self.folder / "metrics.jsonl", lines)

@@ -71,6 +71,15 @@ def test_the_list_names_every_set_with_its_terms():
     assert all(d.size and d.label and d.licence and d.origin for d in catalog.list_datasets())
 
 
+def test_the_list_stays_whole_on_a_narrow_terminal(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    shown = CliRunner().invoke(app, ["list"]).stdout.splitlines()
+    assert all(len(line) <= 80 for line in shown)
+    for dataset in catalog.list_datasets():
+        assert dataset.name in shown
+        assert f"  {dataset.origin}" in shown
+
+
 def test_the_command_line_lists_and_gets(movielens, tmp_path, monkeypatch):
     monkeypatch.setenv("COLUMNS", "200")
     assert "criteo-kaggle" in CliRunner().invoke(app, ["list"]).stdout

@@ -2,6 +2,8 @@
 
 import json
 import pickle
+import threading
+from functools import partial
 from itertools import pairwise
 
 import numpy as np
@@ -10,12 +12,13 @@ import polars as pl
 import pytest
 
 from clickherd.data.config import DataConfig
-from clickherd.data.encode import Encoder
+from clickherd.data.encode import Encoder, in_parallel
 from clickherd.data.fit import fit
 from clickherd.data.prepare import encode_stream
 from clickherd.data.schema import infer_schema
 from clickherd.data.source import RawChunk, open_source
 from clickherd.errors import DataError, RunError
+from clickherd.runtime import threads_kept, use_threads
 
 TRAIN = {
     "site": ["b", "a", "a", "c", "b", "a", None, "rare"],
@@ -230,6 +233,14 @@ def test_fingerprint_tells_vocabularies_apart():
     assert fitted().fingerprint() == fitted().fingerprint()
     assert fitted(other).fingerprint() != fitted().fingerprint()
     assert fitted(min_count=1).fingerprint() != fitted().fingerprint()
+
+
+def test_encoding_keeps_to_the_threads_that_are_set():
+    with threads_kept():
+        use_threads(1)
+        meet = threading.Barrier(2)  # two threads at the same time would pass it
+        with pytest.raises(threading.BrokenBarrierError):
+            in_parallel([partial(meet.wait, timeout=0.1)] * 2)
 
 
 def test_encoder_can_be_pickled():

@@ -257,6 +257,22 @@ def test_profile(cache):
     assert len(prepared.train.groups) == len(prepared.train)
 
 
+def test_a_multi_valued_column_without_its_separator_is_named_each_time(cache):
+    log = click_log().with_columns(genres=pl.Series(["Action;Comedy", "Comedy"] * (ROWS // 2)))
+    settings = {"roles": {"genres": "multi"}}
+    for _ in range(2):  # the second time from the cache
+        said = []
+        run(cache, log, settings=settings, announce=said.append)
+        (warning,) = (line for line in said if "separator" in line)
+        assert warning.startswith("genres is multi-valued, but no value holds the separator '|'")
+    said = []
+    run(cache, log, settings={**settings, "multi_separator": ";"}, announce=said.append)
+    assert [line.split()[0] for line in said if "separator" in line] == []
+    lists = log.with_columns(pl.col("genres").str.split(";").list.head(1))
+    run(cache, lists, settings=settings, announce=said.append)  # lists need no separator
+    assert [line.split()[0] for line in said if "separator" in line] == []
+
+
 def test_a_column_that_is_constant_over_all_rows_only_is_decided_on_all_rows(cache, monkeypatch):
     """The first rows of a log by time may hold a single day; that day still counts as a feature."""
     monkeypatch.setattr("clickherd.data.schema.SAMPLE_ROWS", 100)
@@ -283,6 +299,12 @@ def test_splits_that_stay_empty_are_told(cache):
         ([0, 1, None, 1], {}, r"label is missing.*column 'label', row 3"),
         ([0, 1, float("nan"), 1], {}, r"label is missing.*column 'label', row 3"),
         (["no", "", "yes", "no"], {"positive": "yes"}, r"label is missing.*row 2"),
+        (
+            [0, 1] * 19 + [0, 2],
+            {},
+            r"all but 10 of 400 labels are 0 and 1; this one is '2'.*'label', row 40\).*leave them",
+        ),
+        (["0", "1"] * 19 + ["x", "1"], {}, r"this one is 'x'.*row 39\)"),
         ([0, 0], {}, "all training rows have the label 0"),
         (["yes", "yes"], {"positive": "yes"}, "all training rows have the label 1"),
     ],
@@ -291,6 +313,14 @@ def test_labels_that_cannot_be_used(cache, labels, settings, message):
     log = click_log(400).with_columns(pl.Series("label", labels * (400 // len(labels)), strict=False))
     with pytest.raises(DataError, match=message):
         run(cache, log, settings=settings)
+
+
+def test_labels_that_cannot_be_used_are_told_before_the_whole_file_is_read(cache, tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "SAMPLE_ROWS", 100)
+    log = click_log(400).with_columns(label=pl.col("label") + 1)
+    (tmp_path / "log.csv").write_text(log.write_csv() + "a line that is cut short\n")
+    with pytest.raises(DataError, match=r"have to be 0 and 1; found '1', '2'.*row 1, line 2\)"):
+        run(cache, tmp_path / "log.csv")
 
 
 @pytest.mark.parametrize(

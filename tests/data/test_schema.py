@@ -20,6 +20,11 @@ SOME = RNG.integers(1, 30, ROWS)
 DAY = datetime.datetime(2024, 5, 1)
 
 
+def note_of(values, **settings):
+    (column,) = (c for c in schema_of({"column": values, "other": SOME}, **settings).columns if c.name == "column")
+    return column.role, column.note
+
+
 def schema_of(columns, **settings):
     frame = pl.DataFrame({"label": LABEL, **columns})
     return infer_schema(open_source(frame, DataConfig(**settings)), DataConfig(**settings))
@@ -180,3 +185,25 @@ def test_json_round_trip_and_table():
     assert len(lines) == 3
     assert lines[1].split() == ["user_id", "categorical", "groups", "rows", "for", "GAUC"]
     assert lines[2].split() == ["price", "numeric", "quantile"]
+
+
+@pytest.mark.parametrize("separator", [";", ","])
+def test_lists_with_another_separator_stay_categorical_with_a_hint(separator):
+    texts = [separator.join(RNG.choice(["Action", "Comedy", "Drama", "War"], 3)) for _ in range(ROWS)]
+    role, note = note_of(texts)
+    assert role == "categorical"
+    assert f"--set data.multi_separator='{separator}' --role column=multi" in note
+    assert note_of(texts, multi_separator=separator)[0] == "multi"
+    assert note_of(texts, roles={"column": "categorical"}) == ("categorical", "as set")
+
+
+@pytest.mark.parametrize(
+    "texts",
+    [
+        ["Action", "Comedy;Drama", "War", "Drama"] * 100,  # few rows have parts
+        [f"{i};{i + 1}" for i in range(ROWS)],  # the parts do not recur
+        ["one, two", "three, four"] * 200,  # nor more than whole values do
+    ],
+)
+def test_separators_that_may_be_mere_text_give_no_hint(texts):
+    assert "separator" not in note_of(texts)[1]

@@ -9,13 +9,13 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+import numba
 import numpy as np
 import numpy.typing as npt
 import polars as pl
@@ -23,12 +23,12 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from clickherd.data.hashing import hash_texts
 from clickherd.data.numeric import LogSquareBuckets, MinMax, QuantileBuckets, Scaling, Standard
-from clickherd.data.schema import TRUTH, Schema
+from clickherd.data.schema import Schema
 from clickherd.data.source import RawChunk
-from clickherd.data.store import MISSING, Batch, FieldLayout, Layout
+from clickherd.data.store import MISSING, TRUTH, Batch, FieldLayout, Layout
 from clickherd.data.values import as_texts, read_labels, read_numbers, read_parts
 from clickherd.data.vocabulary import HashBuckets, Ids, Vocabulary
-from clickherd.errors import DataError, RunError
+from clickherd.errors import DataError, RunError, did_you_mean
 
 _PARALLEL_ROWS = 4_096  # below, threads cost more than they save
 
@@ -103,8 +103,16 @@ class Encoder:
             DataError: columns that training had are missing.
         """
         available = set(available)
-        needed = [column.name for column in self.schema.features] + ([self.schema.label] if labels else [])
+        label = self.schema.label
+        needed = [column.name for column in self.schema.features] + ([label] if labels else [])
         missing = [name for name in needed if name not in available]
+        if missing == [label]:
+            raise DataError(
+                "the label's column is not there",
+                file=file,
+                column=label,
+                mend=f"{self.label_mend()} {did_you_mean(label, available)}",
+            )
         if missing:
             raise DataError(
                 f"columns that the model needs are missing: {', '.join(missing)}",
@@ -113,6 +121,12 @@ class Encoder:
             )
         extra = [name for name in (self.schema.group, TRUTH) if labels and name in available and name not in needed]
         return needed + [name for name in extra if name is not None]
+
+    def label_mend(self) -> str:
+        """The advice for rows whose labels are not those of training."""
+        found, positive = self.reading.label_values, self.reading.positive
+        values = "0 and 1" if positive is None else f"{', '.join(map(repr, found[:10]))} ({positive!r} is a click)"
+        return f"The model's label is the column {self.schema.label!r} with {values}: write it here as in training."
 
     def transform(self, chunk: RawChunk, *, labels: bool) -> Batch:
         """Encode the chunk's rows; columns that training did not have are ignored.
@@ -178,7 +192,8 @@ class Encoder:
     ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.uint64], npt.NDArray[np.float32]]:
         """Labels, groups and known click probabilities."""
         frame, null_values = chunk.frame, self.reading.null_values
-        labels = read_labels(frame[self.schema.label], chunk, self.reading.positive, null_values)
+        raw = frame[self.schema.label]
+        labels = read_labels(raw, chunk, self.reading.positive, null_values, self.label_mend())
         groups, truth = _NO_TARGETS[1:]
         if self.schema.group in frame.columns:
             groups = hash_texts(as_texts(frame[self.schema.group]))
@@ -273,5 +288,5 @@ _NO_TARGETS = (np.empty(0, np.float32), np.empty(0, np.uint64), np.empty(0, np.f
 
 def in_parallel(jobs: Sequence[Callable[[], Any]]) -> list[Any]:
     """The jobs' results in order; polars, numpy and the index let other threads run meanwhile."""
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
+    with ThreadPoolExecutor(numba.get_num_threads()) as pool:
         return list(pool.map(lambda job: job(), jobs))

@@ -94,6 +94,7 @@ class _Categorical:
         self.column, self.config = column, config
         self.counter = ValueCounter(config.null_values)
         self.rows = self.empty_rows = 0
+        self.separated: bool | None = None  # whether any text held the separator
         self.hashed = column.name in config.hash_buckets
 
     def add(self, values: pl.Series, chunk: RawChunk, train: Mask | None, first: int) -> None:
@@ -103,6 +104,8 @@ class _Categorical:
             values = values.filter(pl.Series(train))
         self.rows += len(values)
         if self.column.role == "multi":
+            if values.dtype == pl.String and not self.separated:
+                self.separated = bool(values.str.contains(self.config.multi_separator, literal=True).any())
             values, sizes = read_parts(values, self.config.multi_separator, self.config.null_values)
             self.empty_rows += int(np.count_nonzero(sizes == 0))
         elif self.hashed:  # nothing is counted: that the values are too many is why they are hashed
@@ -116,6 +119,7 @@ class _Categorical:
         if self.hashed:
             buckets = config.hash_buckets[name]
             facts: dict[str, Any] = {"missing": self.empty_rows / max(self.rows, 1), "vocabulary": buckets}
+            facts["separated"] = self.separated
             return HashBuckets(buckets=buckets, null_values=config.null_values), facts, ""
         table, num_missing = self.counter.finish()
         missing = self.empty_rows if self.column.role == "multi" else num_missing
@@ -127,6 +131,7 @@ class _Categorical:
             "distinct": table.height,
             "vocabulary": len(kept),
             "top": [list(row) for row in table.head(_TOP).iter_rows()],
+            "separated": self.separated,
         }
         return Vocabulary(kept, config.null_values), facts, says_nothing(present, 1 if same else 2, self.rows)
 
@@ -241,11 +246,17 @@ class LabelTally:
         )
 
 
-def no_positive(positive: str, found: tuple[str, ...], file: str, label: str) -> DataError:
+def no_positive(
+    positive: str,
+    found: tuple[str, ...],
+    file: str,
+    label: str,
+    mend: str = "Give one of these as --positive, or make the labels of all files alike.",
+) -> DataError:
     """The error for labels among which the positive one never occurs."""
     return DataError(
         f"no row has the label {positive!r}; found {', '.join(map(repr, found[:10]))}",
         file=file,
         column=label,
-        mend="Give one of these as --positive, or make the labels of all files alike.",
+        mend=mend,
     )

@@ -29,16 +29,16 @@ import numpy.typing as npt
 
 from clickherd.data.config import DataConfig
 from clickherd.data.encode import Encoder
-from clickherd.data.fit import Fitted, fit, no_positive, split_chunks
+from clickherd.data.fit import Fitted, LabelTally, fit, no_positive, split_chunks
 from clickherd.data.profile import SplitTally, build_profile
-from clickherd.data.schema import infer_schema
+from clickherd.data.schema import SAMPLE_ROWS, infer_schema
 from clickherd.data.source import DataLike, Source, open_source
 from clickherd.data.split import NAMES, RandomSplit, Splitter, plan_split
 from clickherd.data.store import Batch, Layout, Store, StoreWriter
 from clickherd.data.values import as_texts
 from clickherd.errors import DataError
 
-FORMAT = 2  # raise it when the same data would be encoded in another way
+FORMAT = 3  # raise it when the same data would be encoded or described in another way
 CHUNK_ROWS = 262_144
 _STALE_SECONDS = 86_400  # a partial folder that was not touched for so long belongs to a run that was killed
 
@@ -82,6 +82,8 @@ def prepare(
     """
     began = time.perf_counter()
     source = open_source(data, config)
+    # Labels that cannot be used are told before all rows are read for their hash
+    LabelTally(config.label, config).add(next(source.chunks([config.label], SAMPLE_ROWS)))
     given = {
         name: open_source(rows, config, names=source.columns)
         for name, rows in (("valid", valid), ("test", test))
@@ -104,13 +106,27 @@ def prepare(
             shutil.rmtree(folder)
         else:
             announce(f"reusing the encoded rows in {folder}")
+            for warning in single_parts(prepared.profile, config):
+                announce(warning)
             return prepared
     with _partial(cache) as partial:
         _Build(source, given, config, seed, partial, announce).run()
         _publish(partial, folder)
     prepared = _open(folder, False, began)
     announce(f"encoded {_rows(prepared.profile)} in {prepared.seconds:.1f} s")
+    for warning in single_parts(prepared.profile, config):
+        announce(warning)
     return prepared
+
+
+def single_parts(profile: dict[str, Any], config: DataConfig) -> list[str]:
+    """A warning for each multi-valued column whose separator is found in no value."""
+    return [
+        f"{column['name']} is multi-valued, but no value holds the separator {config.multi_separator!r}; "
+        "another one is set with --set data.multi_separator=VALUE"
+        for column in profile["columns"]
+        if column.get("separated") is False
+    ]
 
 
 def _open(folder: Path, reused: bool, began: float) -> Prepared:
@@ -254,7 +270,7 @@ def encode_splits(
             found |= set(as_texts(chunk.frame[encoder.schema.label]).str.strip_chars().unique().head(100))
         yield batch, splits
     if positive is not None and found and not clicked and (strict or not found <= known):
-        raise no_positive(positive, tuple(sorted(found)), source.name, encoder.schema.label)
+        raise no_positive(positive, tuple(sorted(found)), source.name, encoder.schema.label, encoder.label_mend())
 
 
 def encode_stream(encoder: Encoder, source: Source, *, labels: bool, rows: int = 65_536) -> Iterator[Batch]:
@@ -352,4 +368,4 @@ def _mib(size: int) -> str:
     return f"{size / 2**20:,.0f} MiB"
 
 
-__all__ = ["Prepared", "encode_splits", "encode_stream", "encode_to_store", "prepare"]
+__all__ = ["Prepared", "encode_splits", "encode_stream", "encode_to_store", "prepare", "single_parts"]

@@ -4,7 +4,8 @@ rows            split → number of rows
 positive_rate   split → share of clicks
 columns         one entry per column: name, role, note, encoding, distinct (values in the training rows), missing
                 (share of training rows), vocabulary (values with an id of their own), top ([value, count] of the
-                five most frequent), unknown (split → share of values without an id), min, max, mean
+                five most frequent), unknown (split → share of values without an id), unseen (split → their number),
+                separated (of a multi-valued column of text: whether any value holds the separator), min, max, mean
 """
 
 from __future__ import annotations
@@ -40,18 +41,19 @@ class SplitTally:
             self.values[position] += len(values)
             self.unknown[position] += np.count_nonzero(values == offsets[position] + UNKNOWN)
 
-    def unknown_shares(self) -> dict[str, float]:
-        """Per field, the share of values that are unknown."""
+    def unknown_values(self) -> dict[str, tuple[int, float]]:
+        """Per field, how many values are unknown, and their share."""
         shares = self.unknown / np.maximum(self.values, 1)
-        return {field.name: float(share) for field, share in zip(self.layout.fields, shares, strict=True)}
+        found = zip(self.layout.fields, self.unknown, shares, strict=True)
+        return {field.name: (int(number), float(share)) for field, number, share in found}
 
 
 def build_profile(fitted: Fitted, tallies: dict[str, SplitTally]) -> dict[str, Any]:
     """The profile as plain dicts and lists."""
-    shares = {name: tally.unknown_shares() for name, tally in tallies.items() if name != "train"}
+    unknown = {name: tally.unknown_values() for name, tally in tallies.items() if name != "train"}
     columns = []
     for column in fitted.encoder.schema.columns:
-        unknown = {name: by_field[column.name] for name, by_field in shares.items() if column.name in by_field}
+        found = {name: by_field[column.name] for name, by_field in unknown.items() if column.name in by_field}
         known: dict[str, Any] = {
             "name": column.name,
             "role": column.role,
@@ -62,7 +64,14 @@ def build_profile(fitted: Fitted, tallies: dict[str, SplitTally]) -> dict[str, A
             "vocabulary": None,
             "top": [],
         }
-        columns.append({**known, **fitted.facts[column.name], "unknown": unknown})
+        columns.append(
+            {
+                **known,
+                **fitted.facts[column.name],
+                "unknown": {name: share for name, (_, share) in found.items()},
+                "unseen": {name: number for name, (number, _) in found.items()},
+            }
+        )
     return {
         "rows": {name: tally.rows for name, tally in tallies.items()},
         "positive_rate": {name: tally.clicks / tally.rows for name, tally in tallies.items()},

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import polars as pl
@@ -13,11 +13,11 @@ from pydantic import ConfigDict, TypeAdapter
 from clickherd.data.config import DataConfig, NumericEncoding, Role
 from clickherd.data.cross import cross_name
 from clickherd.data.source import Source
+from clickherd.data.store import TRUTH
 from clickherd.data.values import parse_instants, read_parts, without_nulls
 from clickherd.errors import ConfigError, DataError, did_you_mean
 
 SAMPLE_ROWS = 50_000
-TRUTH = "true_probability"  # in the built-in click log
 FEATURE_ROLES = ("numeric", "categorical", "multi")
 GROUP_NAMES = ("user_id", "user", "uid", "userid", "user_idx")
 
@@ -39,6 +39,7 @@ _ID_SHARE = 0.95  # of values that differ
 _MIN_VALUES_OF_A_KIND = 10  # fewer say nothing about a file
 _MANY = 0.3  # of values that differ, in a column that may be a measure
 _MULTI_SHARE = 0.05  # of rows that hold the separator
+_OTHER_SEPARATORS, _OTHER_SHARE = "|;,", 0.5  # in most rows they are worth a hint
 
 
 @dataclass(frozen=True)
@@ -304,7 +305,8 @@ def _inferred(present: pl.Series, config: DataConfig) -> Column:
     if numbers is None:
         if _is_multi(present, config):
             return Column(name, "multi", f"parts separated by {config.multi_separator!r}")
-        return _id_of_rows(present) or Column(name, "categorical")
+        found = _id_of_rows(present) or Column(name, "categorical")
+        return replace(found, note="; ".join(note for note in (found.note, _other_parts(present, config)) if note))
     whole = bool((numbers.floor() == numbers).all())
     measures = _any(_MEASURE, words)
     named_id = not measures and (_any(_ID, words[-1:]) or _THING.fullmatch(name.lower()) is not None)
@@ -354,13 +356,25 @@ def _is_time(present: pl.Series, words: list[str]) -> bool:
 
 def _is_multi(present: pl.Series, config: DataConfig) -> bool:
     """Whether many rows hold the separator, and the parts between recur more than whole values do."""
-    if present.dtype != pl.String:
+    return present.dtype == pl.String and _has_parts(present, config.multi_separator, config, _MULTI_SHARE)
+
+
+def _has_parts(present: pl.Series, separator: str, config: DataConfig, share: float) -> bool:
+    separated = present.str.contains(separator, literal=True)
+    if separated.sum() < max(1, share * len(present)):
         return False
-    separated = present.str.contains(config.multi_separator, literal=True)
-    if separated.sum() < max(1, _MULTI_SHARE * len(present)):
-        return False
-    parts, _ = read_parts(present, config.multi_separator, config.null_values)
+    parts, _ = read_parts(present, separator, config.null_values)
     return parts.n_unique() <= len(parts) / 2 and parts.n_unique() <= present.n_unique()
+
+
+def _other_parts(present: pl.Series, config: DataConfig) -> str:
+    """A hint for texts that another separator than the configured one parts; empty for others."""
+    if present.dtype != pl.String:
+        return ""
+    for separator in _OTHER_SEPARATORS:
+        if separator != config.multi_separator and _has_parts(present, separator, config, _OTHER_SHARE):
+            return f"if these are lists: --set data.multi_separator='{separator}' --role {present.name}=multi"
+    return ""
 
 
 def _id_of_rows(present: pl.Series) -> Column | None:

@@ -28,6 +28,7 @@ import numpy.typing as npt
 from clickherd.data.gather import take_bag, take_rows
 
 UNKNOWN, MISSING, FIRST_VALUE = 0, 1, 2  # local ids within a field
+TRUTH = "true_probability"  # the raw column of known click probabilities, in the built-in click log
 
 
 @dataclass(frozen=True)

@@ -22,13 +22,13 @@ import pyarrow.parquet as pq
 
 from clickherd import metrics
 from clickherd.data import click_model as model
+from clickherd.data.store import TRUTH
 from clickherd.errors import DataError, UserError
 
 START = datetime(2025, 1, 6)
 SPAN = timedelta(days=7)
 CHUNK_ROWS = 1 << 17
 SUFFIXES = (".parquet", ".csv", ".csv.gz", ".tsv", ".tsv.gz")
-TRUTH = "true_probability"
 
 
 def synthesize(rows: int, *, seed: int = 0, world: int = 0, chunk_rows: int = CHUNK_ROWS) -> Iterator[pl.DataFrame]:

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 Floats = npt.NDArray[np.float64]
 
 TIME_FORMATS = ("%Y-%m-%d %H:%M:%S%.f", "%Y-%m-%d", "%Y-%m-%d %H:%M")
+_STRAY_SHARE = 0.1  # of labels; more of them are no slips
 ZONED_FORMATS = ("%+", "%Y-%m-%d %H:%M:%S%.f%#z", "%Y-%m-%d %H:%M%#z")
 
 
@@ -157,9 +158,13 @@ def read_parts(
 
 
 def read_labels(
-    values: pl.Series, chunk: RawChunk, positive: str | None, null_values: Sequence[str]
+    values: pl.Series,
+    chunk: RawChunk,
+    positive: str | None,
+    null_values: Sequence[str],
+    mend: str = "Say which value counts as a click with --positive VALUE.",
 ) -> npt.NDArray[np.float32]:
-    """Labels as 0 and 1, shape (N,).
+    """Labels as 0 and 1, shape (N,). `mend` is the advice for labels that are other values.
 
     Raises:
         DataError: a missing label, or one that is neither 0 nor 1 while `positive` is not given.
@@ -183,13 +188,13 @@ def read_labels(
         numbers = values.cast(pl.Float64)
     else:
         numbers = pl.Series(name, [None] * len(values), pl.Float64)
-    bad = _first(~numbers.is_in([0.0, 1.0]).fill_null(False))
+    odd = ~numbers.is_in([0.0, 1.0]).fill_null(False)
+    bad = _first(odd)
     if bad is not None:
         found = as_texts(values.unique().sort().head(10)) if values.dtype != pl.List else values.head(0)
-        raise DataError(
-            f"labels have to be 0 and 1; found {', '.join(map(repr, found))}",
-            column=name,
-            **chunk.place(bad),
-            mend="Say which value counts as a click with --positive VALUE.",
-        )
+        what = f"labels have to be 0 and 1; found {', '.join(map(repr, found))}"
+        if numbers.filter(~odd).n_unique() == 2 and odd.sum() < _STRAY_SHARE * len(odd):
+            what = f"all but {odd.sum():,} of {len(odd):,} labels are 0 and 1; this one is {as_texts(values)[bad]!r}"
+            mend = f"Mend such rows or leave them out. {mend}"
+        raise DataError(what, column=name, **chunk.place(bad), mend=mend)
     return numbers.to_numpy().astype(np.float32)

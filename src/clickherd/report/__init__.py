@@ -22,17 +22,17 @@ class ReportData:
     model: str
     config_yaml: str
     scores: dict[str, dict[str, float | None]]  # split → auc, logloss, gauc, ne, calibration, ece
-    history: list[dict[str, Any]]  # per epoch: epoch, train_loss, valid, samples_per_second, clipped_fraction, seconds
+    history: list[dict[str, Any]]  # metrics.jsonl: per epoch, scores, speed, time; clipped_fraction None: no clip
     losses: list[tuple[int, float]]  # (step, running training loss)
     y_true: npt.NDArray[np.floating]  # (N,) 0 or 1
     y_score: npt.NDArray[np.floating]  # (N,) predicted click probabilities
     judged_on: str  # the split that y_true and y_score come from
     importance: list[FieldImportance]
     profile: dict[str, Any]  # what `clickherd data describe` found
-    unseen: dict[str, int]  # column → values of the judged rows that training never saw
+    unseen: dict[str, int]  # column → values of the judged rows that training saw too seldom to know
     summary: dict[str, Any]  # metrics.json
     best_possible: dict[str, float] | None  # auc and logloss of the true click probabilities, where they are known
-    notes: list[str]
+    notes: list[str]  # what a reader should know of the run: columns left out, early stopping
     machine: str
 
 

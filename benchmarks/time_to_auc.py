@@ -8,7 +8,8 @@ test rows are scored; the clock stands still meanwhile, and what a trainer compi
 trees are scored after tenths of their rounds. The target is a share of the best AUC that any deep trainer reaches at
 any of its points; a trainer's time is that of its first point at or above the target, with nothing interpolated.
 
-Rows are fed part by part to trainers that go on where the last `fit` ended. clickherd is one uninterrupted run.
+Rows are fed part by part to trainers that go on where the last `fit` ended; those whose `fit` saves its weights do so
+after every part. clickherd, whose run has a schedule, is halted within its one run and saves at its end.
 """
 
 from __future__ import annotations

@@ -58,9 +58,9 @@ class VowpalWabbit:
         return str(path)
 
     def fit(self, prepared: str) -> None:
-        """Go on from the model file, if there is one."""
-        begin = ["-i", str(self.model)] if self.model.exists() else self.options
-        self._run([*begin, "-d", prepared, "-f", str(self.model), "--save_resume"])
+        """Go on from the model file, if there is one; it does not keep the loss function."""
+        begin = ["-i", str(self.model)] if self.model.exists() else []
+        self._run([*self.options, *begin, "-d", prepared, "-f", str(self.model), "--save_resume"])
 
     def predict(self, rows: measure.Rows) -> npt.NDArray[np.float64]:
         answers = self.folder / "predictions.txt"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import json
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -19,6 +20,17 @@ BENCHMARKS = Path(__file__).resolve().parent.parent / "benchmarks"
 def benchmark(monkeypatch: pytest.MonkeyPatch) -> Any:
     """`benchmark(name)` imports benchmarks/name.py."""
     monkeypatch.syspath_prepend(str(BENCHMARKS))
+
+    def load(name: str) -> ModuleType:
+        return importlib.import_module(name)
+
+    return load
+
+
+@pytest.fixture
+def runner(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """`runner(name)` imports benchmarks/peers/name.py as the runners import one another."""
+    monkeypatch.syspath_prepend(str(BENCHMARKS / "peers"))
 
     def load(name: str) -> ModuleType:
         return importlib.import_module(name)
@@ -52,6 +64,17 @@ def test_peers_take_turns(benchmark: Any) -> None:
     assert order == [(0, "clickherd", rows), (0, "fuxictr", rows), (1, "clickherd", rows), (1, "fuxictr", rows)]
 
 
+def test_trainers_without_batches_train_once_on_all_rows(benchmark: Any) -> None:
+    names = ["clickherd", "lightgbm"]
+    args = argparse.Namespace(rounds=2, batch_sizes=[1024, 8192], peers=names, rows=10, accuracy=True)
+    speed = [r for r in benchmark("speed").measurements(args) if r["peer"] == "lightgbm"]
+    assert [(r["kind"], r["measure"], r["rows"]) for r in speed] == [("unbatched", "accuracy", 0)]
+    args = argparse.Namespace(rounds=2, batch_sizes=[1024, 8192], peers=names, points=10, epochs=1)
+    curves = [(r["peer"], r["round"], r["batch_size"]) for r in benchmark("time_to_auc").measurements(args)]
+    of_clickherd = [("clickherd", round_, size) for round_ in (0, 1) for size in (1024, 8192)]
+    assert sorted(curves) == [*of_clickherd, ("lightgbm", 0, 1), ("lightgbm", 1, 1)]
+
+
 @pytest.mark.parametrize(
     ("script", "error"),
     [
@@ -63,14 +86,184 @@ def test_peers_take_turns(benchmark: Any) -> None:
 def test_a_failing_peer_is_recorded(
     benchmark: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: str, error: str
 ) -> None:
-    speed, environments = benchmark("speed"), benchmark("peers.environments")
+    driver, tables, environments = benchmark("driver"), benchmark("tables"), benchmark("peers.environments")
     runner = tmp_path / "runner.py"
     runner.write_text(script)
-    monkeypatch.setitem(speed.KNOWN, "broken", environments.Peer("Broken", environments.OWN, str(runner)))
-    args = argparse.Namespace(data=tmp_path, threads=1, timeout=2)
-    failed = run("broken", 0, rows=10) | speed.measure(run("broken", 0, rows=10), args, tmp_path)
+    monkeypatch.setitem(driver.KNOWN, "broken", environments.Peer("Broken", environments.OWN, str(runner)))
+    args = argparse.Namespace(data=tmp_path, threads=1, timeout=2, budget=1)
+    asked = run("broken", 0, rows=10, measure="speed")
+    failed = asked | driver.measure(asked, args, tmp_path)
     assert error in failed["error"]
-    assert "failed" in speed.spread(speed.figures([failed], "broken", 1024, "rows_per_second"), "{:,.0f}")
+    assert error in tables.failures([failed])
+    assert "failed" in tables.spread(tables.figures([failed], "broken", 1024, "rows_per_second"), "{:,.0f}")
+
+
+def test_a_peer_that_cannot_be_installed_is_recorded_and_the_others_are_measured(
+    benchmark: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    driver, environments = benchmark("driver"), benchmark("peers.environments")
+    monkeypatch.setattr(environments, "ENVIRONMENTS", tmp_path / "environments")
+    nowhere = environments.Environment("nowhere", (("--no-index", "no-such-package==1.0"),))
+    monkeypatch.setitem(driver.KNOWN, "nowhere", environments.Peer("Nowhere", nowhere, "run.py"))
+    runner = tmp_path / "runner.py"
+    runner.write_text("print('{\"rows_per_second\": 5}')")
+    monkeypatch.setitem(driver.KNOWN, "here", environments.Peer("Here", environments.OWN, str(runner)))
+    missing = driver.install(["here", "nowhere"])
+    assert "no-such-package==1.0" in missing["nowhere"]
+    asked = [run(peer, 0, rows=10, measure="speed") for peer in ("nowhere", "here")]
+    args = argparse.Namespace(data=tmp_path, threads=1, timeout=60, budget=1)
+    file = tmp_path / "result.json"
+    done = list(driver.carry_out({"missing": missing, "runs": []}, asked, args, tmp_path, file))
+    assert "not installed" in done[0]["error"]
+    assert "no-such-package" in done[0]["error"]
+    assert done[1]["rows_per_second"] == 5
+    assert json.loads(file.read_text())["runs"] == done
+
+
+def result_of(*runs: dict[str, Any]) -> dict[str, Any]:
+    machine = {
+        "cpu": "A CPU",
+        "cores": 2,
+        "memory_gib": 8,
+        "python": "3.11",
+        "packages": {},
+        "date": "today",
+        "load_average_at_start": [0.1],
+    }
+    best = {"auc": 0.83, "logloss": 0.42}
+    data = {"rows": {"train": 1000, "test": 100}, "ids": 50, "best_reachable": best}
+    return {
+        "machine": machine,
+        "data": data,
+        "threads": 2,
+        "command": ["python", "x.py"],
+        "share": 0.99,
+        "runs": list(runs),
+    }
+
+
+def test_the_speed_table_sets_speed_memory_and_scores_side_by_side(benchmark: Any) -> None:
+    speed = benchmark("speed")
+
+    def at_8192(peer: str, **figures: Any) -> dict[str, Any]:
+        return run(peer, 0, peak_rss_mib=700.0, **figures) | {"batch_size": 8192}
+
+    runs = [
+        at_8192("clickherd", rows_per_second=3000.0),
+        at_8192("fuxictr", rows_per_second=1000.0),
+        at_8192("torchrec", error="no such operator"),
+        at_8192("clickherd", auc=0.76, logloss=0.47, rows_per_second=2900.0) | {"kind": "accuracy"},
+        run("lightgbm", 0, auc=0.7, logloss=0.5, seconds=250.4, cpu_seconds=480.6, peak_rss_mib=900.0)
+        | {"kind": "unbatched", "settings": {"budget": "300 rounds or 900 seconds", "rounds": 120}},
+        run("xgboost", 0, error="gave up after 900 s") | {"kind": "unbatched"},
+    ]
+    lines = speed.table(result_of(*runs)).splitlines()
+    assert "| clickherd | 3,000 | – | 700 | 0.7600 | 0.4700 |" in lines
+    assert "| FuxiCTR 2.3.10 | 1,000 | 3.00 | 700 | – | – |" in lines
+    budget = "300 rounds or 900 seconds; 120 rounds done"
+    assert f"| LightGBM 4.7.0, native categories | {budget} | 250 | 481 | 900 | 0.7000 | 0.5000 |" in lines
+    assert "- torchrec, batch 8,192: no such operator" in lines
+    assert "- xgboost: gave up after 900 s" in lines
+
+
+def test_time_to_auc_counts_to_the_first_point_at_the_target(benchmark: Any) -> None:
+    time_to_auc = benchmark("time_to_auc")
+
+    def curve(peer: str, kind: str, *points: tuple[float, float, float], **settings: Any) -> dict[str, Any]:
+        named = [dict(zip(("progress", "seconds", "auc"), point, strict=True)) for point in points]
+        asked = {"kind": kind, "peer": peer, "batch_size": 8192, "round": 0}
+        return asked | {"points": named, "settings": settings}
+
+    runs = [
+        curve("clickherd", "batched", (0.5, 10.0, 0.7), (1.0, 20.0, 0.8)),  # the best deep one: the target is 0.792
+        curve("fuxictr", "batched", (0.5, 30.0, 0.792), (1.0, 60.0, 0.78)),
+        curve("deepctr-torch", "batched", (0.5, 40.0, 0.6), (1.0, 80.0, 0.7919)),
+        curve("lightgbm", "unbatched", (30, 5.0, 0.7), (60, 9.0, 0.9), rounds=60),
+    ]
+    assert time_to_auc.target(runs, 0.99)[0] == pytest.approx(0.792)
+    lines = time_to_auc.table(result_of(*runs)).splitlines()
+    assert "| clickherd, batch 8,192 | 20.0 | 1 epochs | 0.8000 | 1 epochs | 20.0 |" in lines
+    assert "| FuxiCTR 2.3.10, batch 8,192 | 30.0 | 0.5 epochs | 0.7920 | 0.5 epochs | 60.0 |" in lines
+    assert "| DeepCTR-Torch 0.3.0, batch 8,192 | not reached | – | 0.7919 | 1 epochs | 80.0 |" in lines
+    assert "| LightGBM 4.7.0, native categories | 9.0 | 60 rounds | 0.9000 | 60 rounds | 9.0 |" in lines
+    again = [*runs, runs[0] | {"round": 1, "points": [{"progress": 1.0, "seconds": 9.0, "auc": 0.5}]}]
+    assert "| clickherd, batch 8,192 | 20.0 in 1 of 2 |" in time_to_auc.table(result_of(*again))
+
+
+@pytest.mark.parametrize(
+    ("rows", "batch_size", "points", "ends"),
+    [
+        (1000, 10, 4, [250, 500, 750, 1000]),
+        (1000, 300, 10, [300, 600, 900, 1000]),  # never within a batch
+        (100, 1000, 10, [100]),
+    ],
+)
+def test_an_epoch_is_halted_after_whole_batches(
+    runner: Any, rows: int, batch_size: int, points: int, ends: list[int]
+) -> None:
+    assert runner("measure").stops(rows, batch_size, points) == ends
+
+
+class Ascending:
+    """A trainer whose predictions improve with the rows that it has seen."""
+
+    def __init__(self) -> None:
+        self.settings: dict[str, Any] = {}
+        self.seen: list[float] = []
+
+    def prepare(self, rows: Any) -> Any:
+        return rows.numeric[:, 0].tolist()
+
+    def fit(self, prepared: list[float]) -> None:
+        self.seen += prepared
+
+    def predict(self, rows: Any) -> np.ndarray[Any, Any]:
+        share = min(len(self.seen) / 100, 1.0)
+        noise = np.random.default_rng(0).random(len(rows.labels))
+        return np.asarray(share * rows.labels + (1 - share) * noise)
+
+
+def test_a_curve_feeds_every_row_once_an_epoch_and_leaves_scoring_off_the_clock(runner: Any, tmp_path: Path) -> None:
+    measure = runner("measure")
+    write_rows(tmp_path, train=100, test=200)
+    peer = Ascending()
+    job = measure.Job(tmp_path, tmp_path, 0, 8, 1, 0, "", "curve", points=4, epochs=2)
+    found = measure.MEASURES["curve"](job, peer)
+    assert peer.seen == [*range(100), *range(100)]
+    assert [point["progress"] for point in found["points"]] == [0.32, 0.56, 0.8, 1.0, 1.32, 1.56, 1.8, 2.0]
+    aucs = [point["auc"] for point in found["points"]]
+    assert aucs == sorted(aucs)
+    assert aucs[-1] == 1.0
+    seconds = [point["seconds"] for point in found["points"]]
+    assert seconds == sorted(seconds)
+
+
+def test_clickherds_curve_has_its_points_within_one_run(runner: Any, tmp_path: Path) -> None:
+    measure, run_clickherd = runner("measure"), runner("run_clickherd")
+    write_rows(tmp_path, train=100, test=50)
+    job = measure.Job(tmp_path, tmp_path, 0, 10, 1, 0, "default", "curve", points=5, epochs=2)
+    peer = run_clickherd.ClickHerd(job, measure.read_fields(tmp_path))
+    found = measure.MEASURES["curve"](job, peer)
+    assert [point["progress"] for point in found["points"]] == [0.2, 0.4, 0.6, 0.8, 1.0, 1.2, 1.4, 1.6, 1.8, 2.0]
+    assert len({point["auc"] for point in found["points"]}) > 1
+
+
+def write_rows(folder: Path, **splits: int) -> None:
+    """A data folder with one field of five ids and one numeric column that counts the rows."""
+    meta = {"fields": [{"name": "C1", "size": 5}], "numeric": ["I1"], "rows": splits}
+    (folder / "meta.json").write_text(json.dumps(meta))
+    rng = np.random.default_rng(0)
+    for split, num_rows in splits.items():
+        np.save(folder / f"{split}_ids.npy", rng.integers(0, 5, (num_rows, 1), np.int32))
+        np.save(folder / f"{split}_numeric.npy", np.arange(num_rows, dtype=np.float32)[:, None])
+        np.save(folder / f"{split}_labels.npy", (np.arange(num_rows) % 3 == 0).astype(np.float32))
+
+
+def test_trees_are_scored_after_evenly_spaced_rounds(runner: Any) -> None:
+    boosted = runner("boosted")
+    assert boosted.points(300, 10) == [*range(30, 301, 30)]
+    assert boosted.points(3, 10) == [1, 2, 3]
+    assert boosted.points(0, 10) == []
 
 
 def test_baselines_learn_from_every_kind_of_column(benchmark: Any) -> None:

@@ -13,7 +13,12 @@ ENVIRONMENTS = PEERS.parent / ".envs"
 
 # torch goes in first and alone, so that pip takes the build that fits the machine; numpy and scikit-learn are those
 # of constraints.txt, so that all trainers run on the same arithmetic.
-COMMON = (("torch==2.13.0",), ("numpy==2.4.6", "scikit-learn==1.9.1"))
+ARITHMETIC = ("numpy==2.4.6", "scikit-learn==1.9.1")
+COMMON = (("torch==2.13.0",), ARITHMETIC)
+
+
+class InstallError(Exception):
+    """An environment cannot be made here."""
 
 
 @dataclass(frozen=True)
@@ -29,14 +34,21 @@ class Environment:
         return ENVIRONMENTS / self.name / "bin" / "python" if self.steps else Path(sys.executable)
 
     def make(self) -> None:
-        """Create the environment and install into it, unless an earlier call did."""
+        """Create the environment and install into it, unless an earlier call did.
+
+        Raises:
+            InstallError: pip could not install it.
+        """
         done = ENVIRONMENTS / self.name / "installed"
         if not self.steps or (done.exists() and done.read_text() == repr(self.steps)):
             return
         venv.create(ENVIRONMENTS / self.name, with_pip=True, clear=True)
         for step in self.steps:
             command = [str(self.python), "-m", "pip", "install", "--quiet", *step]
-            subprocess.run(command, check=True, stdout=sys.stderr)
+            answer = subprocess.run(command, check=False, capture_output=True, text=True)
+            if answer.returncode != 0:
+                errors = [line for line in answer.stderr.splitlines() if line.startswith("ERROR")]
+                raise InstallError(f"pip install {' '.join(step)}: {' '.join(errors) or 'failed'}")
         done.write_text(repr(self.steps))
 
     def packages(self) -> dict[str, str]:
@@ -48,12 +60,13 @@ class Environment:
 
 @dataclass(frozen=True)
 class Peer:
-    """How one column of the table is measured."""
+    """How one line of the table is measured."""
 
     title: str
     environment: Environment
     runner: str
     variant: str = ""
+    batched: bool = True  # whether it learns batch by batch, at a batch size that one asks for
 
 
 OWN = Environment("clickherd", ())
@@ -80,11 +93,51 @@ FUXICTR = Environment(
     ),
 )
 
+TORCHREC = Environment(
+    "torchrec",
+    (
+        *COMMON,
+        # FBGEMM 1.9 does not load with this torch; without dependencies, as TorchRec asks for the CUDA build of FBGEMM
+        ("--no-deps", "fbgemm-gpu-cpu==1.8.0", "torchrec==1.8.0"),
+        ("tensordict==0.15.3", "pyre-extensions==0.0.32", "torchmetrics==1.0.3", "tqdm==4.70.1"),
+    ),
+)
+TORCH_RECHUB = Environment(
+    "torch-rechub", (*COMMON, ("--no-deps", "torch-rechub==0.9.0"), ("pandas==3.1.1", "tqdm==4.70.1"))
+)
+LARGE_BATCH_CTR = Environment("large-batch-ctr", (ARITHMETIC, ("tensorflow-cpu==2.21.0", "tf-keras==2.21.0")))
+LIGHTGBM = Environment("lightgbm", (ARITHMETIC, ("lightgbm==4.7.0",)))
+# without dependencies, as it asks for NVIDIA's communication library
+XGBOOST = Environment("xgboost", (ARITHMETIC, ("--no-deps", "xgboost==3.2.0")))
+CATBOOST = Environment("catboost", (ARITHMETIC, ("catboost==1.2.10", "pandas==3.1.1")))
+VOWPAL_WABBIT = Environment("vowpal-wabbit", (ARITHMETIC, ("vowpalwabbit==9.11.9",)))
+
 KNOWN = {
     "clickherd": Peer("clickherd", OWN, "run_clickherd.py", "default"),
     "clickherd-cowclip": Peer("clickherd, CowClip recipe", OWN, "run_clickherd.py", "cowclip"),
     "clickherd-adam": Peer("clickherd, plain Adam", OWN, "run_clickherd.py", "adam"),
+    "fbgemm": Peer("FBGEMM 1.8.0 table-batched embedding, torch net", TORCHREC, "run_torchrec.py", "fbgemm"),
+    "torchrec": Peer("TorchRec 1.8.0 on FBGEMM 1.8.0, torch net", TORCHREC, "run_torchrec.py", "torchrec"),
     "deepctr-torch": Peer("DeepCTR-Torch 0.3.0", DEEPCTR_TORCH, "run_deepctr_torch.py"),
     "fuxictr": Peer("FuxiCTR 2.3.10", FUXICTR, "run_fuxictr.py", "npz"),
     "fuxictr-ray": Peer("FuxiCTR 2.3.10, Parquet loader", FUXICTR, "run_fuxictr.py", "parquet"),
+    "torch-rechub": Peer("torch-rechub 0.9.0", TORCH_RECHUB, "run_torch_rechub.py"),
+    "large-batch-ctr": Peer(
+        "LargeBatchCTR, port to TensorFlow 2.21.0", LARGE_BATCH_CTR, "run_large_batch_ctr.py", "published"
+    ),
+    "large-batch-ctr-plain": Peer(
+        "LargeBatchCTR, port, plain rates", LARGE_BATCH_CTR, "run_large_batch_ctr.py", "plain"
+    ),
+    "lightgbm": Peer("LightGBM 4.7.0, native categories", LIGHTGBM, "run_lightgbm.py", "native", batched=False),
+    "lightgbm-ordinal": Peer("LightGBM 4.7.0, ids as numbers", LIGHTGBM, "run_lightgbm.py", "ordinal", batched=False),
+    "xgboost": Peer("XGBoost 3.2.0, native categories", XGBOOST, "run_xgboost.py", "native", batched=False),
+    "xgboost-ordinal": Peer("XGBoost 3.2.0, ids as numbers", XGBOOST, "run_xgboost.py", "ordinal", batched=False),
+    "catboost": Peer("CatBoost 1.2.10, native categories", CATBOOST, "run_catboost.py", "native", batched=False),
+    "vowpal-wabbit": Peer(
+        "Vowpal Wabbit 9.11.9, linear", VOWPAL_WABBIT, "run_vowpal_wabbit.py", "linear", batched=False
+    ),
+    "vowpal-wabbit-pairs": Peer(
+        "Vowpal Wabbit 9.11.9, pairs of fields", VOWPAL_WABBIT, "run_vowpal_wabbit.py", "pairs", batched=False
+    ),
 }
+DEFAULT = [name for name in KNOWN if name not in ("clickherd-cowclip", "clickherd-adam", "fuxictr-ray")]

@@ -1,14 +1,16 @@
 """What every peer's runner shares: the job, the encoded rows, the clock, and the one JSON line it prints.
 
-A runner is started by benchmarks/speed.py with the Python of the peer's own environment, so this file needs
-numpy, scikit-learn and torch only. Standard output carries the JSON line; all else goes to standard error.
+A runner is started by benchmarks/speed.py or time_to_auc.py with the Python of the peer's own environment, so this
+file needs numpy and scikit-learn only. Standard output carries the JSON line; all else goes to standard error.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
+import itertools
 import json
+import math
 import os
 import re
 import sys
@@ -16,7 +18,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -38,7 +40,10 @@ class Job:
     threads: int
     seed: int
     variant: str
-    accuracy: bool
+    measure: str  # a key of MEASURES
+    points: int = 10  # of a curve, in every epoch
+    epochs: int = 1  # of a curve
+    budget: float = math.inf  # seconds after which a trainer without batches adds no more trees
 
 
 @dataclass(frozen=True)
@@ -60,6 +65,11 @@ class Rows:
     start: int
     stop: int
 
+    def part(self, start: int, stop: int) -> Rows:
+        """Rows [start, stop) of these."""
+        arrays = (array[start:stop] for array in (self.ids, self.numeric, self.labels))
+        return Rows(*arrays, self.split, self.start + start, self.start + stop)
+
     def columns(self, fields: Fields) -> dict[str, npt.NDArray[np.generic]]:
         """Column name → contiguous values."""
         ids = {name: np.ascontiguousarray(self.ids[:, j]) for j, name in enumerate(fields.categorical)}
@@ -80,6 +90,50 @@ class Peer(Protocol):
 
     def predict(self, rows: Rows) -> npt.NDArray[np.float64]:
         """Click probabilities, shape (N,)."""
+
+
+@runtime_checkable
+class WithCurve(Protocol):
+    """A peer whose training cannot be cut into one fit after the other, or need not be."""
+
+    def curve(self, rows: Rows, curve: Curve) -> None:
+        """Train from fresh weights to the end, with points on the way."""
+
+
+class Curve:
+    """Test scores on the way through a training run. The clock stands still while the test rows are scored."""
+
+    def __init__(self, test: Rows, epochs: int, points_per_epoch: int) -> None:
+        self.test, self.epochs, self.points_per_epoch = test, epochs, points_per_epoch
+        self.seconds = 0.0
+        self.points: list[dict[str, float]] = []
+        self._since = 0.0
+
+    def start(self) -> None:
+        """The clock runs."""
+        self._since = time.perf_counter()
+
+    def stop(self) -> None:
+        """The clock stands still."""
+        self.seconds += time.perf_counter() - self._since
+
+    def add(self, progress: float, y_score: npt.NDArray[np.float64], seconds: float | None = None) -> None:
+        """A point: epochs or rounds so far, and the predictions for the test rows; `seconds` in place of the clock."""
+        at = self.seconds if seconds is None else seconds
+        self.points.append({"progress": round(progress, 4), "seconds": round(at, 3), **scores(self.test, y_score)})
+
+
+def stops(rows: int, batch_size: int, points: int) -> list[int]:
+    """Where an epoch is halted for a point: about evenly apart, after whole batches, and at its end."""
+    batches = -(-rows // batch_size)
+    return sorted({min(-(-batches * point // points) * batch_size, rows) for point in range(1, points + 1)})
+
+
+def scores(rows: Rows, y_score: npt.NDArray[np.float64]) -> dict[str, float]:
+    """AUC and log loss."""
+    from sklearn.metrics import log_loss, roc_auc_score
+
+    return {"auc": float(roc_auc_score(rows.labels, y_score)), "logloss": float(log_loss(rows.labels, y_score))}
 
 
 def read_fields(data: Path) -> Fields:
@@ -108,11 +162,10 @@ def main(make: Callable[[Job, Fields], Peer]) -> None:
     with _stdout_for_json() as out:
         job = _read_job()
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: job.threads])
-        import torch
-
-        torch.set_num_threads(job.threads)
+        if "torch" in sys.modules:
+            sys.modules["torch"].set_num_threads(job.threads)
         peer = make(job, read_fields(job.data))
-        figures = _accuracy(job, peer) if job.accuracy else _speed(job, peer)
+        figures = MEASURES[job.measure](job, peer)
         figures |= {"peak_rss_mib": round(peak_rss_mib(), 1), "settings": peer.settings}
         out.write(json.dumps(figures) + "\n")
 
@@ -125,15 +178,33 @@ def _speed(job: Job, peer: Peer) -> dict[str, Any]:
 
 def _accuracy(job: Job, peer: Peer) -> dict[str, Any]:
     """One epoch from fresh weights, and the test scores after it."""
-    from sklearn.metrics import log_loss, roc_auc_score
-
     figures = _timed_fit(job, peer)
     test = read_rows(job.data, "test")
-    y_score = peer.predict(test)
-    return figures | {
-        "auc": float(roc_auc_score(test.labels, y_score)),
-        "logloss": float(log_loss(test.labels, y_score)),
-    }
+    return figures | scores(test, peer.predict(test))
+
+
+def _curve(job: Job, peer: Peer) -> dict[str, Any]:
+    """Test scores on the way through all epochs, from fresh weights. What a trainer compiles at first is on its clock.
+
+    A peer that says nothing else is called with one part of the epoch after the other, and goes on where it was.
+    """
+    curve = Curve(read_rows(job.data, "test"), job.epochs, job.points)
+    rows = read_rows(job.data, "train", 0, job.rows or None)
+    if isinstance(peer, WithCurve):
+        peer.curve(rows, curve)
+        return {"rows": len(rows.labels), "points": curve.points}
+    ends = stops(len(rows.labels), job.batch_size, job.points)
+    for epoch in range(job.epochs):
+        for start, stop in itertools.pairwise([0, *ends]):
+            prepared = peer.prepare(rows.part(start, stop))
+            curve.start()
+            peer.fit(prepared)
+            curve.stop()
+            curve.add(epoch + stop / len(rows.labels), peer.predict(curve.test))
+    return {"rows": len(rows.labels), "points": curve.points}
+
+
+MEASURES = {"speed": _speed, "accuracy": _accuracy, "curve": _curve}
 
 
 def _timed_fit(job: Job, peer: Peer) -> dict[str, Any]:
@@ -160,7 +231,10 @@ def _read_job() -> Job:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--variant", default="")
-    parser.add_argument("--accuracy", action="store_true")
+    parser.add_argument("--measure", choices=MEASURES, required=True)
+    parser.add_argument("--points", type=int, default=10)
+    parser.add_argument("--epochs", type=int, default=1)
+    parser.add_argument("--budget", type=float, default=math.inf)
     return Job(**vars(parser.parse_args()))
 
 

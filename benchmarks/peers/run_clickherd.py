@@ -15,10 +15,12 @@ from typing import Any
 import measure
 import numpy as np
 import numpy.typing as npt
+import torch
 
 from clickherd.config import Config, dump_yaml, load_yaml, resolve
 from clickherd.data.store import Batch, FieldLayout, Layout, Store, StoreWriter
 from clickherd.network import ClickModel
+from clickherd.observer import Silent
 from clickherd.runtime import seeded, use_threads
 from clickherd.train import Trainer
 
@@ -62,12 +64,36 @@ class ClickHerd:
     def fit(self, prepared: Trainer) -> None:
         prepared.run()
 
+    def curve(self, rows: measure.Rows, curve: measure.Curve) -> None:
+        """Points within the one run, from an observer: parts would each begin with new moments and a new warm-up."""
+        trainer = self.prepare(rows)
+        trainer.observer = Pauses(
+            self, trainer, curve, measure.stops(len(rows.labels), trainer.batch_size, curve.points_per_epoch)
+        )
+        curve.start()
+        trainer.run()
+        curve.stop()
+
     def predict(self, rows: measure.Rows) -> npt.NDArray[np.float64]:
         return self.model.predict(self._batch(rows))
 
     def _batch(self, rows: measure.Rows) -> Batch:
         offsets = np.array([field.offset for field in self.layout.fields], dtype=np.int32)
         return Batch(rows.ids + offsets, (), rows.numeric, rows.labels, np.empty(0, np.uint64))
+
+
+class Pauses(Silent):
+    """Adds a point to the curve where an epoch has come to one of `ends`."""
+
+    def __init__(self, peer: ClickHerd, trainer: Trainer, curve: measure.Curve, ends: list[int]) -> None:
+        self.peer, self.trainer, self.points, self.ends = peer, trainer, curve, ends
+
+    def batch(self, epoch: int, rows: int, loss_sum: torch.Tensor) -> None:
+        if rows in self.ends:
+            self.trainer.learner.settle()
+            self.points.stop()
+            self.points.add(epoch + rows / self.ends[-1], self.peer.predict(self.points.test))
+            self.points.start()
 
 
 def layout(fields: measure.Fields) -> Layout:
@@ -90,7 +116,7 @@ def settings(job: measure.Job) -> Config:
         {
             "model": {"name": "deepfm", "embedding_dim": measure.EMBEDDING_DIM, "mlp": mlp},
             "optim": optim[job.variant],
-            "train": {"batch_size": job.batch_size, "epochs": 1, "seed": job.seed, "threads": job.threads},
+            "train": {"batch_size": job.batch_size, "epochs": job.epochs, "seed": job.seed, "threads": job.threads},
         }
     )
 

@@ -165,6 +165,18 @@ def test_ids_are_few_or_many_and_popularity_is_skewed(rows):
     assert (counts == 1).sum() > len(counts) / 2
 
 
+def test_longer_tails_hold_more_ids_and_leave_all_else_alone(rows):
+    longer = log(ROWS, seed=3, categorical=synthetic.lengthened(1.2))
+    assert longer["C3"].n_unique() > 1.3 * rows["C3"].n_unique()
+    short = [f"C{f}" for f, field in enumerate(model.CATEGORICAL, 1) if field.size < synthetic.LONG_TAIL]
+    untouched = ["timestamp", *NUMERIC, *short]
+    assert_frame_equal(longer.select(untouched), rows.select(untouched))
+    assert abs(longer["label"].mean() - rows["label"].mean()) < 0.01
+    assert abs(synthetic.best_auc(longer) - synthetic.best_auc(rows)) < 0.01
+    with pytest.raises(UserError, match="tail_exponent"):
+        synthetic.lengthened(1.0)
+
+
 def test_a_child_field_follows_its_parent(rows):
     pairs = rows.select("C11", "C13").group_by("C11").agg(pl.len(), top=pl.col("C13").value_counts(sort=True).first())
     followed = pairs["top"].struct.field("count").sum() / pairs["len"].sum()
@@ -215,7 +227,8 @@ def test_best_scores_need_the_truth(rows):
 
 @pytest.mark.parametrize("suffix", [".parquet", ".csv", ".csv.gz", ".tsv", ".tsv.gz"])
 def test_files_hold_the_log(suffix, tmp_path, monkeypatch):
-    monkeypatch.setattr(synthetic.synthesize, "__kwdefaults__", {"seed": 0, "world": 0, "chunk_rows": 300})
+    defaults = synthetic.synthesize.__kwdefaults__ | {"chunk_rows": 300}
+    monkeypatch.setattr(synthetic.synthesize, "__kwdefaults__", defaults)
     path = synthetic.write(tmp_path / "new" / f"log{suffix}", 1_000, seed=2)
     if suffix == ".parquet":
         got = pl.read_parquet(path)

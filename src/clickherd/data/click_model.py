@@ -115,8 +115,14 @@ def _table(kind: type[Categorical] | type[Numeric], rows: tuple[Any, ...]) -> np
     return np.array([astuple(row) for row in rows], dtype)
 
 
-CATEGORICAL_TABLE, NUMERIC_TABLE = _table(Categorical, CATEGORICAL), _table(Numeric, NUMERIC)
-POWER_SPANS = (CATEGORICAL_TABLE["size"] + 1.0) ** (1.0 - CATEGORICAL_TABLE["exponent"]) - 1.0  # of the power laws
+NUMERIC_TABLE = _table(Numeric, NUMERIC)
+
+
+def categorical_table(categorical: tuple[Categorical, ...]) -> tuple[npt.NDArray[np.void], npt.NDArray[np.float64]]:
+    """The parameters of F categorical fields, shape (F,), and what `_rank` wants of their power laws, shape (F,)."""
+    table = _table(Categorical, categorical)
+    return table, (table["size"] + 1.0) ** (1.0 - table["exponent"]) - 1.0
+
 
 # Purposes of hashes. Each categorical field and numeric column has 16 of its own.
 _LABEL, _ACTIVITY, _JITTER = 0, 1, 2

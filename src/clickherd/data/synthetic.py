@@ -10,6 +10,7 @@ import contextlib
 import gzip
 import os
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import IO, cast
@@ -28,10 +29,18 @@ from clickherd.errors import DataError, UserError
 START = datetime(2025, 1, 6)
 SPAN = timedelta(days=7)
 CHUNK_ROWS = 1 << 17
+LONG_TAIL = 90_000  # ids of a field whose tail `lengthened` makes longer
 SUFFIXES = (".parquet", ".csv", ".csv.gz", ".tsv", ".tsv.gz")
 
 
-def synthesize(rows: int, *, seed: int = 0, world: int = 0, chunk_rows: int = CHUNK_ROWS) -> Iterator[pl.DataFrame]:
+def synthesize(
+    rows: int,
+    *,
+    seed: int = 0,
+    world: int = 0,
+    chunk_rows: int = CHUNK_ROWS,
+    categorical: tuple[model.Categorical, ...] = model.CATEGORICAL,
+) -> Iterator[pl.DataFrame]:
     """A click log of `rows` rows over SPAN from START, in frames of at most `chunk_rows` rows.
 
     Columns: label (Int8), timestamp (Datetime[μs], never decreasing), I1–I13 (Float64), C1–C26 (String, eight
@@ -42,6 +51,7 @@ def synthesize(rows: int, *, seed: int = 0, world: int = 0, chunk_rows: int = CH
         seed: draws the rows. Logs of different seeds are samples of one world, so one can test what another trained.
         world: draws the ids and their effects. The scores that docs/data.md states hold for world 0.
         chunk_rows: rows in memory at a time; the rows themselves do not depend on it.
+        categorical: what C1 … C26 are like; `lengthened` makes one. The stated scores hold for the default.
 
     Raises:
         UserError: `rows` or `chunk_rows` is below 1, or a seed is out of range.
@@ -49,18 +59,36 @@ def synthesize(rows: int, *, seed: int = 0, world: int = 0, chunk_rows: int = CH
     if rows < 1 or chunk_rows < 1:
         raise UserError(f"rows = {rows}, chunk_rows = {chunk_rows}", mend="Both are 1 or more.")
     row_keys, id_keys = model.derive_keys(seed, "seed"), model.derive_keys(world, "world")
+    fields = model.categorical_table(categorical)
     return (
-        _chunk(first, min(chunk_rows, rows - first), rows, row_keys, id_keys) for first in range(0, rows, chunk_rows)
+        _chunk(first, min(chunk_rows, rows - first), rows, row_keys, id_keys, *fields)
+        for first in range(0, rows, chunk_rows)
+    )
+
+
+def lengthened(tail_exponent: float) -> tuple[model.Categorical, ...]:
+    """The built-in log's fields with more rare ids: at most this exponent in fields of LONG_TAIL ids or more."""
+    if not tail_exponent > 1.0:
+        raise UserError(f"tail_exponent = {tail_exponent}", mend="Give a number above 1.")
+    return tuple(
+        replace(field, exponent=min(field.exponent, tail_exponent)) if field.size >= LONG_TAIL else field
+        for field in model.CATEGORICAL
     )
 
 
 def _chunk(
-    first: int, size: int, rows: int, row_keys: npt.NDArray[np.uint64], id_keys: npt.NDArray[np.uint64]
+    first: int,
+    size: int,
+    rows: int,
+    row_keys: npt.NDArray[np.uint64],
+    id_keys: npt.NDArray[np.uint64],
+    categorical_F: npt.NDArray[np.void],
+    power_span_F: npt.NDArray[np.float64],
 ) -> pl.DataFrame:
     offset, label, probability = np.empty(size, np.int64), np.empty(size, np.int8), np.empty(size)
-    ids = np.empty((len(model.CATEGORICAL), size), np.int64)
+    ids = np.empty((len(categorical_F), size), np.int64)
     numeric = np.empty((len(model.NUMERIC), size))
-    parameters = (model.CATEGORICAL_TABLE, model.NUMERIC_TABLE, model.POWER_SPANS)
+    parameters = (categorical_F, model.NUMERIC_TABLE, power_span_F)
     span = SPAN // timedelta(microseconds=1)
     model.fill(first, rows, span, row_keys, id_keys, *parameters, offset, ids, numeric, probability, label)
     return pl.DataFrame(
@@ -84,7 +112,14 @@ def _texts(name: str, ids_B: npt.NDArray[np.int64]) -> pl.Series:
     return series.alias(name)
 
 
-def write(path: str | Path, rows: int, seed: int = 0, *, world: int = 0) -> Path:
+def write(
+    path: str | Path,
+    rows: int,
+    seed: int = 0,
+    *,
+    world: int = 0,
+    categorical: tuple[model.Categorical, ...] = model.CATEGORICAL,
+) -> Path:
     """Write a log to `path`: Parquet, CSV or TSV by its suffix, texts gzipped if it ends in .gz.
 
     Memory is bounded by a chunk. The file is written beside its place and renamed, so a cut-off one is never taken
@@ -99,7 +134,7 @@ def write(path: str | Path, rows: int, seed: int = 0, *, world: int = 0) -> Path
         raise UserError("cannot tell the format by the name", file=path, mend=f"End it in {', '.join(SUFFIXES)}.")
     if path.is_dir():
         raise UserError("this is a folder", file=path, mend="Name a file.")
-    frames = synthesize(rows, seed=seed, world=world)
+    frames = synthesize(rows, seed=seed, world=world, categorical=categorical)
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:

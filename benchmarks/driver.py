@@ -1,0 +1,111 @@
+"""One measurement, one process: in the peer's own environment, held to so many threads, given up after so long."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import host
+from peers.environments import DEFAULT, KNOWN, PEERS, InstallError, Peer
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """What every comparison of peers asks for."""
+    parser.add_argument("data", type=Path, help="folder written by benchmarks/data.py")
+    parser.add_argument("--peers", nargs="+", choices=KNOWN, default=DEFAULT, metavar="PEER", help=", ".join(KNOWN))
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--timeout", type=float, default=3600, help="seconds after which a measurement is given up")
+    parser.add_argument("--budget", type=float, default=900, help="seconds in which boosted trees may add rounds")
+    parser.add_argument("--machine", default=host.slug(), help="name of the machine in the result's file name")
+    parser.add_argument("--out", type=Path, default=host.RESULTS)
+    parser.add_argument("--scratch", type=Path, help="where loaders' files go; the system's temporary folder")
+
+
+def begin(args: argparse.Namespace) -> dict[str, Any]:
+    """Make the peers' environments; the head of the result, without runs yet."""
+    missing = install(args.peers)
+    meta = json.loads((args.data / "meta.json").read_text())
+    return {
+        "machine": host.describe(("torch", "numba", "numpy", "polars")),
+        "command": host.command(),
+        "threads": args.threads,
+        "omp_wait_policy": os.environ.get("OMP_WAIT_POLICY", "each library's own"),
+        "budget_seconds": args.budget,
+        "data": {key: meta[key] for key in ("rows", "ids", "best_reachable") if key in meta},
+        "peers": {name: KNOWN[name].environment.packages() for name in args.peers if name not in missing},
+        "missing": missing,
+        "runs": [],
+    }
+
+
+def install(peers: Iterable[str]) -> dict[str, str]:
+    """Make the peers' environments; peer → why there is none."""
+    missing = {}
+    for name in peers:
+        try:
+            KNOWN[name].environment.make()
+        except InstallError as error:
+            missing[name] = str(error)
+    return missing
+
+
+def carry_out(
+    result: dict[str, Any], runs: Iterable[Mapping[str, Any]], args: argparse.Namespace, scratch: Path, file: Path
+) -> Iterable[dict[str, Any]]:
+    """Measure one run after the other; the result is written after each, so that a cut-off run leaves what it has."""
+    for run in runs:
+        why = result["missing"].get(run["peer"])
+        result["runs"].append({**run, **({"error": f"not installed: {why}"} if why else measure(run, args, scratch))})
+        file.write_text(json.dumps(result, indent=1) + "\n")
+        yield result["runs"][-1]
+
+
+def measure(run: Mapping[str, Any], args: argparse.Namespace, scratch: Path) -> dict[str, Any]:
+    """The figures of one measurement, or why there are none."""
+    peer = KNOWN[run["peer"]]
+    command = [peer.environment.python, PEERS / peer.runner, "--data", args.data, "--scratch", scratch]
+    command += ["--rows", run["rows"], "--batch-size", run["batch_size"], "--threads", args.threads]
+    command += ["--seed", run["round"], "--variant", peer.variant, "--budget", args.budget]
+    command += ["--measure", run["measure"], *run.get("options", [])]
+    load = os.getloadavg()[0]
+    process = subprocess.Popen(
+        [str(part) for part in command],
+        env=environment(peer, args.threads),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    try:
+        answer, complaint = process.communicate(timeout=args.timeout)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)  # its loader's worker processes too
+        process.communicate()
+        return {"error": f"gave up after {args.timeout:.0f} s"}
+    if process.returncode != 0:
+        killed = f"ended by signal {-process.returncode}, perhaps out of memory " if process.returncode < 0 else ""
+        reason = " | ".join(complaint.strip().splitlines()[-2:]).replace(str(host.REPOSITORY), ".")
+        return {"error": killed + reason}
+    measured: dict[str, Any] = json.loads(answer)
+    return measured | {"load_average_before": load, "at": time.strftime("%H:%M:%S")}
+
+
+def environment(peer: Peer, threads: int) -> dict[str, str]:
+    """The environment variables of a measurement: every library is held to the same number of threads."""
+    inherited = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    limits = {f"{pool}_NUM_THREADS": str(threads) for pool in ("OMP", "MKL", "OPENBLAS", "NUMBA")}
+    source = {} if peer.environment.steps else {"PYTHONPATH": str(host.REPOSITORY / "src")}
+    return {**inherited, **limits, **source, "POLARS_MAX_THREADS": str(threads), "RAY_USAGE_STATS_ENABLED": "0"}
+
+
+def tell(line: str) -> None:
+    """Progress, on standard error."""
+    print(line, file=sys.stderr, flush=True)

@@ -45,6 +45,11 @@ class TrainConfig(Settings):
     monitor: Monitor = "auc"
     patience: int | None = Field(2, ge=1, description="stop after so many epochs without a better validation score")
     seed: int = Field(0, ge=0)
+    precision: Literal["fp32", "bf16"] = Field(
+        "fp32",
+        description="of the dense part's matrix products while training: bf16 rounds their factors to 8 bits, sums and "
+        "weights stay fp32; it needs a CPU or GPU with units for it",
+    )
     threads: int | None = Field(
         None,
         ge=1,

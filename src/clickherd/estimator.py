@@ -207,7 +207,7 @@ class CTRClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # sc
         self._check_positive(config.data.positive)
         config = config.model_copy(update={"data": config.data.model_copy(update={"positive": None})})
         train = config.train
-        check_device(train.device)
+        check_device(train.device, train.precision)
         use_threads(train.threads)
         prepared = prepare(frame, config.data, seed=train.seed, cache_dir=folder / "cache")
         self.config_, self.encoder_, self.history_ = config, prepared.encoder, []

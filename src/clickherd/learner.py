@@ -29,6 +29,7 @@ class Learner:
         self.batch_size = batch_size  # of a full batch; the hyper-parameters belong to it
         self.hyper = scaled(optim, batch_size)
         self.micro_batch_size = config.train.micro_batch_size
+        self.bf16 = config.train.precision == "bf16"
         self.mask = Mask(config.train.mask, model.layout)
         self.dense = KerasAdam(model.net.parameters(), betas=optim.betas, epsilon=optim.epsilon)
         lookups = batch_size * len(model.layout.fields)
@@ -61,7 +62,8 @@ class Learner:
         rows_BFD, wide_B = model.table.gather(batch.ids, batch.bags)
         rows_BFD.requires_grad_()
         wide_B.requires_grad_(model.table.wide)
-        logits_B = model.net(rows_BFD, wide_B, batch.numeric)
+        with torch.autocast(model.device.type, torch.bfloat16, enabled=self.bf16):
+            logits_B = model.net(rows_BFD, wide_B, batch.numeric).float()
         loss = binary_cross_entropy_with_logits(logits_B, batch.labels, reduction="sum") / batch_size
         loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
         grad_rows_BFD = torch.zeros_like(rows_BFD) if rows_BFD.grad is None else rows_BFD.grad

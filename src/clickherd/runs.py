@@ -62,7 +62,7 @@ def train_run(
             file=folder,
             mend=f"Choose another --out, or continue it with: clickherd train --resume {folder}",
         )
-    check_device(config.train.device)
+    check_device(config.train.device, config.train.precision)
     threads = use_threads(config.train.threads)
     prepared = prepare_sources(config, announce)
     config = _settled(config, prepared, threads)
@@ -84,7 +84,7 @@ def resume_run(
         RunError: no such run, or its data have changed since.
     """
     config = load_config(folder)
-    check_device(config.train.device)
+    check_device(config.train.device, config.train.precision)
     use_threads(config.train.threads)
     prepared = _same_rows(config, folder, announce)
     return _train(config, prepared, folder, announce, observer, should_stop, report)

@@ -42,11 +42,17 @@ def use_threads(threads: int | None) -> int:
     return chosen
 
 
-def check_device(device: str) -> None:
-    """See that the device is there, before any work is done for it.
+def check_device(device: str, precision: str = "fp32") -> None:
+    """See that the device is there and can do what is asked of it, before any work is done for it.
 
     Raises:
-        ConfigError: no CUDA device is available.
+        ConfigError: no CUDA device is available, or a CPU has no units for bf16 and would be slower with it.
     """
     if device != "cpu" and not torch.cuda.is_available():
         raise ConfigError(f"train.device = {device!r}, but torch finds no CUDA device", mend="Use --device cpu.")
+    able = torch.cpu.get_capabilities()
+    if device == "cpu" and precision == "bf16" and not (able.get("avx512_bf16") or able.get("amx_bf16")):
+        raise ConfigError(
+            "train.precision = 'bf16', but this CPU has no bf16 units: it would be several times slower",
+            mend="Use --set train.precision=fp32.",
+        )

@@ -8,6 +8,8 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt
 from torch import Tensor, nn
 
+from clickherd.layers import relu_mlp
+
 ACTIVATIONS = {"relu": nn.ReLU, "tanh": nn.Tanh, "gelu": nn.GELU, "silu": nn.SiLU}
 
 
@@ -61,9 +63,14 @@ class MLP(nn.Module):
             width = num_outputs
         self.layers = nn.Sequential(*layers)
         self.num_outputs = width
+        self._ends_in_relu = num_outputs is None
+        plain = config.activation == "relu" and not config.batch_norm and not config.dropout
+        self._linears = [layer for layer in layers if isinstance(layer, nn.Linear)] if plain else []
 
     def forward(self, x_BN: Tensor) -> Tensor:
         """Shape (B, N) in, (B, num_outputs) out."""
+        if self._linears and relu_mlp.applies_to(x_BN):
+            return relu_mlp.relu_mlp(x_BN, self._linears, relu_last=self._ends_in_relu)
         out: Tensor = self.layers(x_BN)
         return out
 

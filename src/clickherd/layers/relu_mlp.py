@@ -1,0 +1,64 @@
+"""Linear → ReLU, repeated, on a CPU: the time of a training step is spent here.
+
+The same arithmetic as a chain of `nn.Linear` and `nn.ReLU`, with less memory moved: bias and ReLU are applied within
+the matrix product (oneDNN), the ReLU's gradient in place, and nothing but the activations is kept for the way back.
+Under `torch.autocast` the products are taken in bfloat16, with sums and weights in float32.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+_linear = torch.ops.mkldnn._linear_pointwise if torch._C._has_mkldnn else None
+_relu_backward_into = torch.ops.aten.threshold_backward.grad_input
+
+
+def applies_to(x_BN: Tensor) -> bool:
+    """Whether `relu_mlp` can take the place of the single layers."""
+    return _linear is not None and x_BN.device.type == "cpu" and x_BN.dtype == torch.float32 and len(x_BN) > 0
+
+
+def relu_mlp(x_BN: Tensor, linears: list[nn.Linear], *, relu_last: bool) -> Tensor:
+    """A ReLU behind every linear layer, behind the last one only if `relu_last`. Shape (B, N) in, (B, M) out."""
+    dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else x_BN.dtype
+    weights = [parameter for linear in linears for parameter in (linear.weight, linear.bias)]
+    out_BM: Tensor = _ReluMLP.apply(x_BN, dtype, relu_last, *weights)  # type: ignore[no-untyped-call]
+    return out_BM
+
+
+class _ReluMLP(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x_BN: Tensor, dtype: torch.dtype, relu_last: bool, *parameters: Tensor) -> Tensor:
+        assert _linear is not None
+        cast = [parameter.to(dtype) for parameter in parameters]
+        activations = [x_BN.to(dtype)]
+        for i in range(0, len(cast), 2):
+            relu = relu_last or i + 2 < len(cast)
+            activations.append(_linear(activations[-1], cast[i], cast[i + 1], "relu" if relu else "none", [], ""))
+        ctx.relu_last = relu_last
+        kept = activations if relu_last else activations[:-1]
+        ctx.save_for_backward(*kept, *cast[::2])
+        return activations[-1].float()
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Tensor) -> Any:
+        assert _linear is not None
+        saved = ctx.saved_tensors
+        num_layers = (len(saved) - ctx.relu_last) // 2
+        activations, weights = saved[: len(saved) - num_layers], saved[len(saved) - num_layers :]
+        grad = grad_outputs[0].to(activations[0].dtype)
+        if ctx.relu_last:
+            grad = torch.ops.aten.threshold_backward(grad, activations[-1], 0)
+        gradients: list[Tensor | None] = []
+        for i in reversed(range(num_layers)):
+            gradients += [grad.sum(0, dtype=torch.float32), torch.mm(grad.t(), activations[i]).float()]
+            if i == 0 and not ctx.needs_input_grad[0]:
+                break
+            grad = _linear(grad, weights[i].t(), None, "none", [], "")  # oneDNN's product: 10% faster than BLAS's here
+            if i:
+                _relu_backward_into(grad, activations[i], 0, grad_input=grad)
+        grad_x = grad.float() if ctx.needs_input_grad[0] else None
+        return grad_x, None, None, *reversed(gradients)

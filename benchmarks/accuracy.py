@@ -23,7 +23,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 import host
 from baselines import Roles, baselines
-from datasets import DATA_SETS, Splits
+from datasets import DATA_SETS, Splits, crossed
 
 COMMAND_LINE = [sys.executable, "-c", "import sys; from clickherd.cli import main; sys.exit(main())"]
 
@@ -49,9 +49,10 @@ def main() -> None:
             "models": {},
         }
         if not args.skip_baselines:
-            entry["models"] |= baselines(*splits, roles)
+            frames, with_crosses = crossed(splits, roles, args.cross)
+            entry["models"] |= baselines(*frames, with_crosses)
         if args.clickherd:
-            entry["models"]["clickherd"] = clickherd(name, splits, roles, args)
+            entry["models"]["clickherd"] = clickherd(splits, roles, args)
         result["data_sets"][name] = entry
         file.write_text(json.dumps(result, indent=1) + "\n")
         print(table({name: entry}), file=sys.stderr, flush=True)
@@ -65,9 +66,8 @@ def read_arguments() -> argparse.Namespace:
     parser.add_argument("--data-sets", nargs="+", choices=DATA_SETS, default=list(DATA_SETS))
     parser.add_argument("--skip-baselines", action="store_true")
     parser.add_argument("--clickherd", action="store_true", help="also train clickherd")
-    parser.add_argument(
-        "--recipes", type=Path, help="folder with a recipe NAME.yaml for data set NAME, where there is one"
-    )
+    parser.add_argument("--recipe", type=Path, help="clickherd's settings, instead of its defaults")
+    parser.add_argument("--cross", nargs="*", default=[], metavar="A*B", help="columns that the baselines get crossed")
     parser.add_argument("--set", nargs="*", default=[], help="further settings for clickherd, as key=value")
     parser.add_argument("--seeds", type=int, default=3, help="clickherd is trained with seeds 0, 1, …")
     parser.add_argument("--machine", default=host.slug(), help="name of the machine in the result's file name")
@@ -75,7 +75,7 @@ def read_arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def clickherd(name: str, splits: Splits, roles: Roles, args: argparse.Namespace) -> dict[str, Any]:
+def clickherd(splits: Splits, roles: Roles, args: argparse.Namespace) -> dict[str, Any]:
     """Scores of `clickherd train` over the seeds, as mean and standard deviation."""
     runs = []
     with tempfile.TemporaryDirectory() as folder:
@@ -84,8 +84,7 @@ def clickherd(name: str, splits: Splits, roles: Roles, args: argparse.Namespace)
             frame.write_parquet(path)
         command = [*COMMAND_LINE, "train", paths[0], "--valid", paths[1], "--test", paths[2], "--json", "--no-report"]
         command += ["--label", roles.label]
-        recipe = args.recipes / f"{name}.yaml" if args.recipes else None
-        command += ["--recipe", recipe] if recipe and recipe.exists() else []
+        command += ["--recipe", args.recipe] if args.recipe else []
         for setting in [f"data.roles={json.dumps(column_roles(roles))}", *args.set]:
             command += ["--set", setting]
         for seed in range(args.seeds):

@@ -6,7 +6,7 @@ Files are looked for under the folder that the environment variable CLICKHERD_DA
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -45,6 +45,17 @@ class DataSet:
             *(pl.col(name).cast(pl.String).replace("", None).cast(pl.Float64) for name in roles.numeric),
             *(pl.col(name).cast(pl.String).replace("", None) for name in (*roles.categorical, *roles.multi)),
         )
+
+
+def crossed(
+    splits: Splits, roles: Roles, crosses: Sequence[str]
+) -> tuple[pl.DataFrame, pl.DataFrame, pl.DataFrame, Roles]:
+    """The splits with the combinations of some columns' values as further categories, and the roles with these."""
+    train, valid, test = (
+        frame.with_columns(pl.concat_str(cross.split("*"), separator=" × ").alias(cross) for cross in crosses)
+        for frame in splits
+    )
+    return (train, valid, test), replace(roles, categorical=(*roles.categorical, *crosses))
 
 
 def root() -> Path:

@@ -449,3 +449,38 @@ def test_more_mistakes_end_with_2_and_leave_nothing(
     assert code == 2, err
     assert all(word in err for word in says), err
     assert {path.name for path in Path().iterdir()} - {"cache", "runs"} == before
+
+
+def test_bench_holds_training_against_its_matrix_products(run: Run) -> None:
+    flags = ["--rows", 4096, "--ids", 5000, "--batch-size", 512, "--batch-size", 1024, "--json", *SMALL[:2]]
+    code, out, err = run("bench", "--model", "dcnv2", *flags)
+    assert code == 0, err
+    results = json.loads(out)["results"]
+    assert [(r["model"], r["batch_size"]) for r in results] == [("dcnv2", 512), ("dcnv2", 1024)]
+    for record in results:
+        assert record["rows_per_second"] > 0
+        assert record["share"] == pytest.approx(record["rows_per_second"] / record["floor_rows_per_second"], abs=1e-3)
+    assert "cores" in err
+    assert run("bench", "--model", "deepfn")[0] == 2
+
+
+def test_bf16_products_hardly_move_the_scores(run: Run, clicks: Path) -> None:
+    scores = []
+    for precision in ("fp32", "bf16"):
+        flags = [
+            "--epochs",
+            3,
+            "--out",
+            precision,
+            "--no-report",
+            "--json",
+            *SMALL,
+            "--set",
+            f"train.precision={precision}",
+        ]
+        code, out, err = run("train", clicks, "--label", "clicked", *flags)
+        if code == 2:
+            assert "no bf16 units" in err
+            return
+        scores.append(json.loads(out)["test"]["auc"])
+    assert scores[0] == pytest.approx(scores[1], abs=0.02)

@@ -114,6 +114,8 @@ VOWPAL_WABBIT = Environment("vowpal-wabbit", (ARITHMETIC, ("vowpalwabbit==9.11.9
 
 KNOWN = {
     "clickherd": Peer("clickherd", OWN, "run_clickherd.py", "default"),
+    "clickherd-bf16": Peer("clickherd, bf16 products", OWN, "run_clickherd.py", "bf16"),
+    "clickherd-touched": Peer("clickherd, touched rows only", OWN, "run_clickherd.py", "touched"),
     "clickherd-cowclip": Peer("clickherd, CowClip recipe", OWN, "run_clickherd.py", "cowclip"),
     "clickherd-adam": Peer("clickherd, plain Adam", OWN, "run_clickherd.py", "adam"),
     "fbgemm": Peer("FBGEMM 1.8.0 table-batched embedding, torch net", TORCHREC, "run_torchrec.py", "fbgemm"),
@@ -140,4 +142,5 @@ KNOWN = {
         "Vowpal Wabbit 9.11.9, pairs of fields", VOWPAL_WABBIT, "run_vowpal_wabbit.py", "pairs", batched=False
     ),
 }
-DEFAULT = [name for name in KNOWN if name not in ("clickherd-cowclip", "clickherd-adam", "fuxictr-ray")]
+VARIANTS = ("clickherd-touched", "clickherd-cowclip", "clickherd-adam", "fuxictr-ray")
+DEFAULT = [name for name in KNOWN if name not in VARIANTS]

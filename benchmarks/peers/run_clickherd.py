@@ -1,8 +1,9 @@
 """clickherd's DeepFM: its training loop on its encoded store, checkpoints included, without validation rows.
 
-The variant is the optimiser: `default`, what a run without settings uses; `cowclip`, the published recipe for Criteo,
-carried to the batch size by its rule; `adam`, the peers': Adam at 1e-3 over the whole table, no clip, no L2, no
-warm-up, the same rates at every batch size.
+The variant is the optimiser: `default`, what a run without settings uses; `bf16`, the same with the network's products
+in bf16; `touched`, the same without the L2 and momentum of rows that a batch does not touch; `cowclip`, the published
+recipe for Criteo, carried to the batch size by its rule; `adam`, the peers': Adam at 1e-3 over the whole table, no
+clip, no L2, no warm-up, the same rates at every batch size.
 """
 
 from __future__ import annotations
@@ -108,6 +109,8 @@ def settings(job: measure.Job) -> Config:
     """The network of the comparison, and the variant's optimiser."""
     optim: dict[str, dict[str, Any]] = {
         "default": {},
+        "bf16": {},
+        "touched": {"regularize": "batch"},
         "cowclip": load_yaml(RECIPE)["optim"],
         "adam": PLAIN_ADAM,
     }
@@ -116,7 +119,13 @@ def settings(job: measure.Job) -> Config:
         {
             "model": {"name": "deepfm", "embedding_dim": measure.EMBEDDING_DIM, "mlp": mlp},
             "optim": optim[job.variant],
-            "train": {"batch_size": job.batch_size, "epochs": job.epochs, "seed": job.seed, "threads": job.threads},
+            "train": {
+                "batch_size": job.batch_size,
+                "epochs": job.epochs,
+                "seed": job.seed,
+                "threads": job.threads,
+                "precision": "bf16" if job.variant == "bf16" else "fp32",
+            },
         }
     )
 

@@ -197,6 +197,44 @@ def report(run: Annotated[Path, typer.Argument(help="A finished run folder.")]) 
     typer.echo(runs.report_run(run, announce=_announce))
 
 
+@app.command()
+def bench(
+    model: Annotated[str, typer.Option(help="The network.")] = "deepfm",
+    batch_size: Annotated[
+        list[int] | None, typer.Option(min=1, help="Rows per update; repeatable. 1,024 to 131,072 when not given.")
+    ] = None,
+    rows: Annotated[int, typer.Option(min=1, help="Rows of an epoch.")] = 262_144,
+    ids: Annotated[int, typer.Option(min=1, help="Values of all fields together.")] = 1_000_000,
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Any setting, such as train.precision=bf16.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """How fast this machine trains, beside what its matrix products allow."""
+    from clickherd import machine
+    from clickherd.bench import bench as measure
+    from clickherd.config import merge, parse_assignments, resolve
+
+    config = resolve(merge({"model": {"name": model}}, parse_assignments(set_ or [])))
+    batch_sizes = batch_size or [1024, 8192, 65_536, 131_072]
+    _announce(f"{machine.describe()}\nnothing else should run meanwhile")
+    table = Table("batch", "rows/s", "products alone", "share", "peak MiB")
+    records = []
+    for record in measure(config, rows=rows, ids=ids, batch_sizes=batch_sizes):
+        records.append(record)
+        table.add_row(
+            f"{record['batch_size']:,}",
+            f"{record['rows_per_second']:,.0f}",
+            f"{record['floor_rows_per_second']:,.0f}",
+            f"{record['share']:.0%}",
+            f"{record['peak_rss_mib']:,.0f}",
+        )
+    if as_json:
+        typer.echo(json.dumps({"machine": machine.describe(), "rows": rows, "ids": ids, "results": records}))
+    else:
+        Console().print(table)
+
+
 def _announce(message: str) -> None:
     err.print(message, highlight=False, markup=False, soft_wrap=True)
 

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 import pytest
+import torch
 
 from clickherd import cli, load
 from clickherd.checkpoint import load as load_tensors
@@ -439,6 +440,7 @@ def test_brackets_in_names_are_shown_as_they_are(run: Run) -> None:
         (["--set", "model.name=[a]"], ["unknown model"]),
         (["--set", "model=dcm"], ["dcm", "dcnv2"]),
         (["--out", "clicks.csv/run"], ["clicks.csv/run"]),
+        (["--set", "train.mask={itme: 0.5}", "--out", "run"], ["train.mask", "Did you mean 'item'?"]),
     ],
 )
 def test_more_mistakes_end_with_2_and_leave_nothing(
@@ -459,28 +461,32 @@ def test_bench_holds_training_against_its_matrix_products(run: Run) -> None:
     assert [(r["model"], r["batch_size"]) for r in results] == [("dcnv2", 512), ("dcnv2", 1024)]
     for record in results:
         assert record["rows_per_second"] > 0
-        assert record["share"] == pytest.approx(record["rows_per_second"] / record["floor_rows_per_second"], abs=1e-3)
+        assert record["share"] == pytest.approx(
+            record["rows_per_second"] / record["products_rows_per_second"], abs=1e-3
+        )
     assert "cores" in err
+
+
+def test_bench_of_a_network_without_products_and_with_settings_it_does_not_take(run: Run) -> None:
+    code, out, err = run("bench", "--model", "lr", "--rows", 2048, "--ids", 5000, "--batch-size", 512, "--json")
+    assert code == 0, err
+    (record,) = json.loads(out)["results"]
+    assert record["rows_per_second"] > 0
+    assert record["share"] is record["products_rows_per_second"] is None
+    for setting in ("train.batch_size=64", "train.device=cuda"):
+        code, _, err = run("bench", "--set", setting)
+        assert code == 2
+        assert setting.partition("=")[0] in err
     assert run("bench", "--model", "deepfn")[0] == 2
 
 
-def test_bf16_products_hardly_move_the_scores(run: Run, clicks: Path) -> None:
+def test_bf16_products_hardly_move_the_scores(run: Run, clicks: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": True})  # slow elsewhere, but the same
     scores = []
     for precision in ("fp32", "bf16"):
-        flags = [
-            "--epochs",
-            3,
-            "--out",
-            precision,
-            "--no-report",
-            "--json",
-            *SMALL,
-            "--set",
-            f"train.precision={precision}",
-        ]
-        code, out, err = run("train", clicks, "--label", "clicked", *flags)
-        if code == 2:
-            assert "no bf16 units" in err
-            return
+        flags = ["--epochs", 3, "--out", precision, "--no-report", "--json", *SMALL]
+        code, out, err = run("train", clicks, "--label", "clicked", *flags, "--set", f"train.precision={precision}")
+        assert code == 0, err
         scores.append(json.loads(out)["test"]["auc"])
+    assert scores[0] != scores[1]
     assert scores[0] == pytest.approx(scores[1], abs=0.02)

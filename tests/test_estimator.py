@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 from pathlib import Path
+from typing import Any
 
 import numba
 import numpy as np
@@ -18,6 +19,8 @@ import clickherd
 from clickherd import CTRClassifier, runs
 from clickherd.config import resolve
 from clickherd.errors import ConfigError, RunError
+from clickherd.learner import Learner
+from clickherd.runs import train_run
 from clickherd.runtime import threads_kept
 
 # Checks that cannot apply, with the reason. None so far: scikit-learn itself skips its array-API check where
@@ -219,3 +222,66 @@ def test_same_seed_same_probabilities() -> None:
     X, _ = clicks(50, seed=3)
     first, second = (fitted(epochs=2, random_state=7)[0].predict_proba(X) for _ in range(2))
     np.testing.assert_array_equal(first, second)
+
+
+def test_a_model_with_crosses_and_a_mask_is_saved_and_loaded(tmp_path: Path) -> None:
+    frame, y = crossed_rows()
+    settings = {
+        "data": {"crosses": [["user", "item"]], "min_count": 1},
+        "train": {"mask": {"user*item": 0.5}},
+        "model": {"mlp": {"hidden_units": [8]}},
+    }
+    model = CTRClassifier(epochs=2, settings=settings).fit(frame, y)
+    assert model.encoder_.layout.num_single == 3
+    model.save(tmp_path / "saved")
+    loaded = CTRClassifier.load(tmp_path / "saved")
+    assert loaded.n_features_in_ == 2
+    np.testing.assert_array_equal(loaded.predict_proba(frame), model.predict_proba(frame))
+    loaded.partial_fit(frame, y).predict_proba(frame)
+    assert loaded.fit(frame, y).encoder_.layout.num_single == 3
+
+
+def test_a_run_of_the_command_line_is_learnt_again_with_its_crosses(tmp_path: Path) -> None:
+    frame, y = crossed_rows()
+    frame.assign(label=y).to_csv(tmp_path / "log.csv", index=False)
+    config = resolve(
+        {
+            "source": {"data": [str(tmp_path / "log.csv")]},
+            "data": {"crosses": [["user", "item"]], "min_count": 1},
+            "model": {"mlp": {"hidden_units": [8]}},
+            "train": {"epochs": 1},
+        }
+    )
+    train_run(config, tmp_path / "run", report=False)
+    loaded = CTRClassifier.load(tmp_path / "run")
+    assert loaded.predict_proba(frame).shape == (len(frame), 2)
+    assert loaded.fit(frame, y).encoder_.layout.num_single == 3
+
+
+@pytest.mark.parametrize("method", ["fit", "partial_fit"])
+def test_interrupted_in_mid_epoch_the_model_still_predicts_and_learns(
+    method: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    frame, y = crossed_rows()
+    model = CTRClassifier(batch_size=64, epochs=1, settings={"model": {"mlp": {"hidden_units": [8]}}})
+    monkeypatch.setattr("clickherd.learner.lag_for", lambda *_: 16)
+    step, calls = Learner.step, iter(range(10**6))
+
+    def cut_off(learner: Learner, *args: Any) -> Any:
+        if next(calls) == 3:
+            learner.add_gradients(args[0], args[1], len(args[1]))  # half a batch
+            raise KeyboardInterrupt
+        return step(learner, *args)
+
+    monkeypatch.setattr(Learner, "step", cut_off)
+    with pytest.raises(KeyboardInterrupt):
+        getattr(model, method)(frame, y)
+    assert np.isfinite(model.predict_proba(frame)).all()
+    model.partial_fit(frame, y)
+    assert not model.learner_.embedding.grad_VW.any()
+
+
+def crossed_rows() -> tuple[pd.DataFrame, Any]:
+    rng = np.random.default_rng(0)
+    frame = pd.DataFrame({"user": rng.integers(0, 30, 600), "item": rng.integers(0, 20, 600)})
+    return frame, ((frame["user"] * frame["item"]) % 3 == 0).to_numpy().astype(int)

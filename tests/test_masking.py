@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
+import polars as pl
 import pytest
 import torch
 
+from clickherd.data.config import DataConfig
+from clickherd.data.prepare import prepare
 from clickherd.data.store import Batch, FieldLayout, Layout
 from clickherd.errors import ConfigError
-from clickherd.masking import Mask
+from clickherd.masking import Mask, check_mask
 from clickherd.network import TensorBatch
 from clickherd.runtime import seeded
 
@@ -54,6 +59,15 @@ def test_masks_are_drawn_anew_from_the_seed() -> None:
     assert not torch.equal(drawn[0], drawn[2])
 
 
-def test_an_unknown_column_lists_those_there_are() -> None:
-    with pytest.raises(ConfigError, match="Valid names: a, b, tags"):
-        Mask({"c": 0.5}, LAYOUT)
+def test_only_columns_with_an_unknown_id_can_be_masked(tmp_path: Path) -> None:
+    rows = pl.DataFrame(
+        {"label": [0, 1] * 50, "site": ["a", "b"] * 50, "user": list(range(100)), "x": np.linspace(0, 1, 100)}
+    )
+    config = DataConfig(
+        roles={"user": "categorical"}, hash_buckets={"user": 7}, valid_fraction=0, test_fraction=0, min_count=1
+    )
+    encoder = prepare(rows, config, cache_dir=tmp_path).encoder
+    check_mask({"site": 0.5}, encoder)
+    for name, why in (("user", "never unknown"), ("x", "never unknown"), ("sote", "no feature")):
+        with pytest.raises(ConfigError, match=f"{why}.*Valid names: site"):
+            check_mask({name: 0.5}, encoder)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -134,6 +135,29 @@ def test_the_running_loss_has_some_two_hundred_points_that_average_to_the_epochs
         ends = np.minimum([(step - first) * batch_size for step, _ in record["running_loss"]], 900)
         losses = [loss for _, loss in record["running_loss"]]
         assert np.average(losses, weights=np.diff(ends, prepend=0)) == pytest.approx(record["train_loss"])
+
+
+@pytest.mark.parametrize("mask", [{}, {"f0": 0.3, "f2": 0.3}])
+def test_rows_that_wait_through_stops_and_checkpoints_end_with_the_same_bits(
+    make_store: MakeStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mask: dict[str, float]
+) -> None:
+    train, valid = make_store(900, seed=1), make_store(300, seed=2)
+    assert train.layout.num_single < len(train.layout.fields)  # multi-valued fields wait too
+    config = config_of(mask=mask)
+    ends = []
+    for lag, stops in ((1, []), (5, []), (5, [3, 4, 9])):
+        monkeypatch.setattr("clickherd.learner.lag_for", lambda *_, lag=lag: lag)
+        folder = tmp_path / f"{lag}-{len(stops)}"
+        for at in [*stops, 10**6]:
+            with seeded(0), contextlib.suppress(Interrupted):
+                trainer = new_trainer(config, train, valid, folder)
+                trainer.should_stop = lambda trainer=trainer, at=at: trainer.progress.total_steps >= at
+                trainer.restore()
+                trainer.run()
+        assert trainer.learner.embedding.lag == lag
+        ends.append({**final_weights(trainer), **{k: t.clone() for k, t in trainer.learner.tensors().items()}})
+    assert_same(ends[0], ends[1])
+    assert_same(ends[0], ends[2])
 
 
 def test_early_stopping_waits_for_patience(make_store: MakeStore, tmp_path: Path) -> None:

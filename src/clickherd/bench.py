@@ -7,6 +7,8 @@ network's matrix products alone, at the same micro-batch size, which no trainer 
 
 from __future__ import annotations
 
+import shutil
+import statistics
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -20,6 +22,8 @@ from torch import nn
 from clickherd import machine
 from clickherd.config import Config
 from clickherd.data.store import Batch, FieldLayout, Layout, Store, StoreWriter
+from clickherd.errors import ConfigError
+from clickherd.layers.relu_mlp import linear
 from clickherd.network import ClickModel
 from clickherd.runtime import check_device, seeded, use_threads
 from clickherd.train import Trainer
@@ -30,10 +34,18 @@ REPEATS = 30
 
 
 def bench(config: Config, *, rows: int, ids: int, batch_sizes: Sequence[int]) -> Iterator[dict[str, Any]]:
-    """One record per batch size: rows per second, the floor's, the share of it reached, peak memory in MiB.
+    """One record per batch size: rows per second, those of the products alone, the share reached, peak memory in MiB.
 
-    The first batches compile kernels and are not timed. Peak memory is that of the process so far.
+    The first batches compile kernels and are not timed. Peak memory is that of the process so far. A network without
+    matrix products has none to be held against.
+
+    Raises:
+        ConfigError: a setting that is not the bench's to take.
     """
+    if config.train.device != "cpu":
+        raise ConfigError("clickherd bench measures the CPU", mend="Leave train.device out.")
+    if config.train.batch_size is not None:
+        raise ConfigError("train.batch_size is set by --batch-size here", mend="Use --batch-size.")
     check_device(config.train.device, config.train.precision)
     use_threads(config.train.threads)
     with tempfile.TemporaryDirectory(prefix="clickherd-bench-") as folder, seeded(config.train.seed):
@@ -42,16 +54,17 @@ def bench(config: Config, *, rows: int, ids: int, batch_sizes: Sequence[int]) ->
         for batch_size in batch_sizes:
             train = config.train.model_copy(update={"batch_size": batch_size, "epochs": 1})
             settings = config.model_copy(update={"train": train})
-            _rows_per_second(settings, warm_up, Path(folder) / f"warm-{batch_size}")
-            speed = _rows_per_second(settings, store, Path(folder) / f"run-{batch_size}")
-            floor = 1 / _products_seconds(settings, layout)
+            _rows_per_second(settings, warm_up, Path(folder) / "run")
+            speed = _rows_per_second(settings, store, Path(folder) / "run")
+            seconds = _products_seconds(settings, layout)
             yield {
                 "model": config.model.name,
                 "batch_size": batch_size,
+                "ids": layout.num_ids,
                 "precision": train.precision,
                 "rows_per_second": round(speed, 1),
-                "floor_rows_per_second": round(floor, 1),
-                "share": round(speed / floor, 3),
+                "products_rows_per_second": round(1 / seconds, 1) if seconds else None,
+                "share": round(speed * seconds, 3) if seconds else None,
                 "peak_rss_mib": round(machine.peak_rss_mib(), 1),
             }
 
@@ -78,8 +91,9 @@ def _store(path: Path, layout: Layout, num_rows: int) -> Store:
 
 
 def _rows_per_second(config: Config, store: Store, folder: Path) -> float:
-    model = ClickModel(config.model, store.layout, init_std=config.optim.init_std, device=config.train.device)
+    model = ClickModel(config.model, store.layout, init_std=config.optim.init_std)
     progress = Trainer(config, model, store, None, folder).run()
+    shutil.rmtree(folder)  # weights and checkpoint, as large as the table
     return progress.rows / progress.seconds
 
 
@@ -88,26 +102,31 @@ def _products_seconds(config: Config, layout: Layout) -> float:
     net = config.model.build(len(layout.fields), len(layout.numeric))
     size = min(config.train.micro_batch_size, config.train.batch_size or config.train.micro_batch_size)
     dtype = torch.bfloat16 if config.train.precision == "bf16" else torch.float32
-    return sum(_linear_seconds(layer, size, dtype) for layer in net.modules() if isinstance(layer, nn.Linear)) / size
+    return sum(_layer_seconds(*shape, size, dtype) for shape in _products(net)) / size
 
 
-def _linear_seconds(layer: nn.Linear, size: int, dtype: torch.dtype) -> float:
-    x = torch.randn(size, layer.in_features).to(dtype)
-    grad, weight = torch.randn(size, layer.out_features).to(dtype), layer.weight.detach().to(dtype)
-    products = ((x, weight.t()), (grad, weight), (grad.t(), x))
-    return sum(min(_seconds(lambda: a @ b), _seconds(lambda: _onednn(a, b))) for a, b in products)  # noqa: B023  (called at once)
+def _products(net: nn.Module) -> Iterator[tuple[int, int]]:
+    """(inputs, outputs) of every product of the rows with a weight matrix; stacked ones are (count, in, out)."""
+    for parameter in net.parameters():
+        if parameter.ndim == 2:
+            yield parameter.shape[1], parameter.shape[0]
+        elif parameter.ndim == 3:
+            yield from [(parameter.shape[1], parameter.shape[2])] * parameter.shape[0]
 
 
-def _onednn(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
-    product: torch.Tensor = torch.ops.mkldnn._linear_pointwise(a, b.t(), None, "none", [], "")
-    return product
+def _layer_seconds(num_inputs: int, num_outputs: int, size: int, dtype: torch.dtype) -> float:
+    x, grad = torch.randn(size, num_inputs).to(dtype), torch.randn(size, num_outputs).to(dtype)
+    weight = torch.randn(num_outputs, num_inputs).to(dtype)
+    forward = min(_seconds(lambda: x @ weight.t()), _seconds(lambda: linear(x, weight)))
+    to_rows = min(_seconds(lambda: grad @ weight), _seconds(lambda: linear(grad, weight.t())))
+    return forward + to_rows + _seconds(lambda: grad.t() @ x)
 
 
 def _seconds(product: Callable[[], torch.Tensor]) -> float:
-    product()
-    best = float("inf")
+    """The median of some repeats."""
+    took = []
     for _ in range(REPEATS):
         began = time.perf_counter()
         product()
-        best = min(best, time.perf_counter() - began)
-    return best
+        took.append(time.perf_counter() - began)
+    return statistics.median(took)

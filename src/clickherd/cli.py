@@ -225,12 +225,12 @@ def bench(
         table.add_row(
             f"{record['batch_size']:,}",
             f"{record['rows_per_second']:,.0f}",
-            f"{record['floor_rows_per_second']:,.0f}",
-            f"{record['share']:.0%}",
+            "–" if record["share"] is None else f"{record['products_rows_per_second']:,.0f}",
+            "–" if record["share"] is None else f"{record['share']:.0%}",
             f"{record['peak_rss_mib']:,.0f}",
         )
     if as_json:
-        typer.echo(json.dumps({"machine": machine.describe(), "rows": rows, "ids": ids, "results": records}))
+        typer.echo(json.dumps({"machine": machine.describe(), "rows": rows, "results": records}))
     else:
         Console().print(table)
 

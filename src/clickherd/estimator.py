@@ -19,11 +19,13 @@ from sklearn.utils.validation import assert_all_finite, check_is_fitted, column_
 from clickherd import checkpoint
 from clickherd.config import SourceConfig, dump_yaml, merge, resolve
 from clickherd.data.config import DataConfig
+from clickherd.data.cross import cross_name
 from clickherd.data.prepare import Prepared, encode_stream, encode_to_store, prepare
 from clickherd.data.source import open_source
 from clickherd.data.store import Store
 from clickherd.errors import ConfigError
 from clickherd.learner import Learner
+from clickherd.masking import check_mask
 from clickherd.network import ClickModel
 from clickherd.runtime import check_device, seeded, threads_kept, use_threads
 from clickherd.train import Trainer, batch_size_for, epoch_order
@@ -93,11 +95,15 @@ class CTRClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # sc
             valid_fraction = self.valid_fraction if len(frame) >= MIN_ROWS_TO_VALIDATE else 0.0
             prepared = self._prepare(frame, Path(folder), valid_fraction)
             trainer = Trainer(self.config_, self.model_, prepared.train, prepared.valid, Path(folder) / "run")
-            self.history_ = trainer.run().history
+            try:
+                self.history_ = trainer.run().history
+            finally:
+                trainer.learner.settle()  # interrupted in mid-epoch, the model is still one that predicts
         return self
 
     def partial_fit(self, X: Any, y: Any, classes: Any = None) -> Self:
-        """One more pass over new rows. The first call fits the encoder too; later ones keep its vocabularies.
+        """One more pass over new rows. The first call fits the encoder too; later ones keep its vocabularies and its
+        batch size.
 
         `classes` names both labels when the first rows may hold one only.
         """
@@ -107,11 +113,16 @@ class CTRClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # sc
             store = self._prepare(frame, Path(folder), 0.0).train if first else self._store(frame, Path(folder))
             if not hasattr(self, "learner_"):
                 self.learner_ = Learner(self.model_, self.config_, batch_size_for(self.config_, len(store)))
-            size = self.learner_.batch_size
+            learner, size = self.learner_, self.learner_.batch_size
             order = epoch_order(self.config_.train.seed, self.learner_.dense.num_steps, len(store))
-            for start in range(0, len(store), size):
-                self.learner_.step(store, order[start : start + size], self.learner_.hyper)
-            self.learner_.settle()
+            try:
+                for start in range(0, len(store), size):
+                    self.learner_.step(store, order[start : start + size], self.learner_.hyper)
+            except BaseException:
+                del self.learner_  # it may hold half a batch; the next call starts with new moments
+                raise
+            finally:
+                learner.settle()
         return self
 
     def predict_proba(self, X: Any) -> npt.NDArray[np.float64]:
@@ -166,21 +177,26 @@ class CTRClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # sc
         config = run.config
         if "parameters" not in facts:  # a run of the command line, with the threads of the machine that trained it
             config = config.model_copy(update={"train": config.train.model_copy(update={"threads": None})})
-        of_run = {  # a run of the command line: everything that differs from the defaults stands in its settings
+        of_files = {"label", "positive", "roles", "valid_fraction", "test_fraction", "format", "separator", "header"}
+        of_run = {  # a run of the command line, as the estimator that would learn the same from a frame
             "model": config.model.name,
             "batch_size": config.train.batch_size,
             "epochs": config.train.epochs,
             "rule": config.optim.rule,
             "valid_fraction": config.data.valid_fraction,
             "roles": config.data.roles,
-            "settings": config.model_dump(mode="json", include={"model", "optim", "train"}),
+            "settings": {
+                "data": config.data.model_dump(mode="json", exclude=of_files),
+                **config.model_dump(mode="json", include={"model", "optim", "train"}),
+            },
             "random_state": config.train.seed,
         }
         classifier = cls(**facts.get("parameters", of_run))
         classifier.config_, classifier.encoder_, classifier.model_ = config, run.encoder, run.model
         classifier.classes_ = np.array(facts.get("classes", [0, 1]))
         classifier.history_ = facts.get("history", [])
-        names = [column.name for column in run.encoder.schema.columns if column.name != run.encoder.schema.label]
+        derived = {run.encoder.schema.label, *map(cross_name, config.data.crosses)}
+        names = [column.name for column in run.encoder.schema.columns if column.name not in derived]
         classifier.n_features_in_ = len(names)
         if facts.get("has_feature_names", True):
             classifier.feature_names_in_ = np.array(names, dtype=object)
@@ -210,6 +226,7 @@ class CTRClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # sc
         check_device(train.device, train.precision)
         use_threads(train.threads)
         prepared = prepare(frame, config.data, seed=train.seed, cache_dir=folder / "cache")
+        check_mask(train.mask, prepared.encoder)
         self.config_, self.encoder_, self.history_ = config, prepared.encoder, []
         self.model_: ClickModel = ClickModel(
             config.model, prepared.encoder.layout, init_std=config.optim.init_std, device=train.device
@@ -233,6 +250,7 @@ class CTRClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # sc
 
     def _store(self, frame: pl.DataFrame, folder: Path) -> Store:
         """The rows encoded with the fitted vocabularies."""
+        check_device(self.config_.train.device, self.config_.train.precision)
         use_threads(self.config_.train.threads)
         return encode_to_store(self.encoder_, open_source(frame, self.config_.data), folder / "rows")
 

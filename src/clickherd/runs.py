@@ -30,6 +30,7 @@ from clickherd.errors import RunError
 from clickherd.evaluate import Scored, evaluate, score
 from clickherd.importance import permutation_importance
 from clickherd.kernels.warm_up import warm_up
+from clickherd.masking import check_mask
 from clickherd.network import ClickModel
 from clickherd.observer import Observer
 from clickherd.runtime import check_device, seeded, use_threads
@@ -66,6 +67,7 @@ def train_run(
     check_device(config.train.device, config.train.precision)
     threads = use_threads(config.train.threads)
     prepared = prepare_sources(config, announce)
+    check_mask(config.train.mask, prepared.encoder)
     config = _settled(config, prepared, threads)
     _create(folder, config, prepared)
     return _train(config, prepared, folder, announce, observer, should_stop, report)

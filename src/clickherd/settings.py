@@ -42,7 +42,9 @@ def _explained(error: ValidationError, kind: type[BaseModel], within: str, sourc
         return ConfigError(
             f"unknown setting {where!r}", file=source, mend=did_you_mean(path[-1], list(group.model_fields))
         )
-    return ConfigError(f"{where} = {first['input']!r}: {first['msg'].lower()}", file=source)
+    message = first["msg"]
+    said = message.removeprefix("Value error, ") if first["type"] == "value_error" else message.lower()
+    return ConfigError(f"{where} = {first['input']!r}: {said}", file=source)
 
 
 def _place(kind: type[BaseModel], loc: Sequence[str | int]) -> tuple[list[str], type[BaseModel]]:

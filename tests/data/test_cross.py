@@ -48,6 +48,30 @@ def test_new_rows_are_crossed_alike_whatever_the_file(tmp_path, suffix):
     assert encoder.unseen["user*item"] == 2
 
 
+def test_an_id_that_pandas_wrote_as_a_float_is_the_same_in_every_file(tmp_path):
+    """A column with missing values: 1.0 as text, 1.0 as a number, 1 as an integer."""
+    rows = pl.DataFrame({"label": [0, 1, 1, 0], "user": [1.0, 2.0, None, 1.0], "item": ["a", "b × c", "a", "a"]})
+    paths = [tmp_path / "a.csv", tmp_path / "a.parquet", tmp_path / "whole.csv"]
+    rows.write_csv(paths[0])
+    rows.write_parquet(paths[1])
+    rows.with_columns(pl.col("user").cast(pl.Int64)).write_csv(paths[2])
+    assert "1.0" in paths[0].read_text()
+    assert "1.0" not in paths[2].read_text()
+    encoder = prepare(paths[0], CROSSED, cache_dir=tmp_path / "cache").encoder
+    position = [f.name for f in encoder.layout.fields].index("user*item")
+    ids = []
+    for path in paths:
+        (batch,) = encode_stream(encoder, open_source(path, CROSSED, need_label=False), labels=False)
+        ids.append(batch.ids[:, position].tolist())
+    assert ids[0] == ids[1] == ids[2]
+    assert encoder.unseen["user*item"] == 0
+
+
+def test_values_that_hold_the_sign_between_do_not_run_into_each_other(tmp_path):
+    rows = pl.DataFrame({"label": [0, 1], "user": ["p × q", "p"], "item": ["r", "q × r"]})
+    assert len(vocabulary(prepare(rows, CROSSED, cache_dir=tmp_path).encoder)) == 2
+
+
 def test_a_cross_can_be_hashed(tmp_path):
     hashed = CROSSED.model_copy(update={"hash_buckets": {"user*item": 7}})
     prepared = prepare(ROWS, hashed, cache_dir=tmp_path)

@@ -6,17 +6,16 @@ user clicked this item, which products of embeddings can only approximate.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
 
 import polars as pl
 
 from clickherd.data.config import DataConfig
-from clickherd.data.part import Part, Piece
-from clickherd.data.values import as_texts, without_nulls
+from clickherd.data.part import ExtendedPart, Part
+from clickherd.data.values import WHOLE_FLOAT, as_texts, without_nulls
 from clickherd.errors import ConfigError, DataError, did_you_mean
 
-BETWEEN = " × "  # the values of one combination
+BETWEEN, ESCAPED = " × ", " ×× "  # the values of one combination; what stands for BETWEEN within a value
 
 
 def cross_name(columns: Sequence[str]) -> str:
@@ -24,32 +23,16 @@ def cross_name(columns: Sequence[str]) -> str:
     return "*".join(columns)
 
 
-class CrossedPart(Part):
-    """A part with the crosses of the settings as additional text columns; missing if one of the values is."""
+class CrossedPart(ExtendedPart):
+    """A part with the crosses of the settings as columns; missing if one of the values is."""
 
     def __init__(self, part: Part, config: DataConfig) -> None:
-        self._part, self._null_values = part, config.null_values
         self._crosses = {cross_name(columns): columns for columns in config.crosses}
-        self.name, self.is_empty = part.name, part.is_empty
-        self.is_text, self.has_header = part.is_text, part.has_header
-        self.dtypes = {**part.dtypes, **dict.fromkeys(self._crosses, pl.String())}
+        self._null_values = config.null_values
+        super().__init__(part, self._crosses)
         _check(part, self._crosses, config)
 
-    def digest(self) -> str:
-        """The hash of the content; the crosses are among the settings."""
-        return self._part.digest()
-
-    def pieces(self, columns: Sequence[str], rows: int) -> Iterator[Piece]:
-        """The part's rows with the columns added."""
-        for piece in self._part.pieces(self._stored(columns), rows):
-            yield replace(piece, frame=self._add(piece.frame, columns))
-
-    def sample(self, columns: Sequence[str], rows: int) -> pl.DataFrame:
-        """The part's sample with the columns added."""
-        return self._add(self._part.sample(self._stored(columns), rows), columns)
-
     def _stored(self, columns: Sequence[str]) -> list[str]:
-        """The columns to read for those asked for."""
         needed = (name for column in columns for name in self._crosses.get(column, (column,)))
         return list(dict.fromkeys(needed))
 
@@ -59,7 +42,8 @@ class CrossedPart(Part):
 
     def _cross(self, frame: pl.DataFrame, name: str) -> pl.Series:
         texts = [without_nulls(as_texts(frame[column]), self._null_values) for column in self._crosses[name]]
-        return pl.DataFrame(texts).select(pl.concat_str(pl.all(), separator=BETWEEN).alias(name)).to_series()
+        whole = pl.all().str.replace(WHOLE_FLOAT, "$1").str.replace_all(BETWEEN, ESCAPED, literal=True)
+        return pl.DataFrame(texts).select(pl.concat_str(whole, separator=BETWEEN).alias(name)).to_series()
 
 
 def _check(part: Part, crosses: Mapping[str, Sequence[str]], config: DataConfig) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import polars as pl
@@ -45,19 +45,18 @@ class Part(ABC):
         """At most `rows` rows, at little cost."""
 
 
-class PartitionedPart(Part):
-    """A part with text columns that are the same for all its rows, from the folders that it lies in."""
+class ExtendedPart(Part):
+    """A part with further text columns."""
 
-    def __init__(self, part: Part, values: Mapping[str, str]) -> None:
+    def __init__(self, part: Part, names: Iterable[str]) -> None:
         self._part = part
-        self._values = {name: None if value == _HIVE_NULL else value for name, value in values.items()}
         self.name, self.is_empty = part.name, part.is_empty
         self.is_text, self.has_header = part.is_text, part.has_header
-        self.dtypes = {**part.dtypes, **dict.fromkeys(values, pl.String())}
+        self.dtypes = {**part.dtypes, **dict.fromkeys(names, pl.String())}
 
     def digest(self) -> str:
-        """The hash of the content and of the folders' values."""
-        return hashlib.sha256(f"{self._part.digest()}{self._values}".encode()).hexdigest()
+        """The hash of the content."""
+        return self._part.digest()
 
     def pieces(self, columns: Sequence[str], rows: int) -> Iterator[Piece]:
         """The part's rows with the columns added."""
@@ -68,9 +67,29 @@ class PartitionedPart(Part):
         """The part's sample with the columns added."""
         return self._add(self._part.sample(self._stored(columns), rows), columns)
 
+    @abstractmethod
+    def _stored(self, columns: Sequence[str]) -> list[str]:
+        """The part's own columns that have to be read for those asked for; at least one, to tell the number of rows."""
+
+    @abstractmethod
+    def _add(self, frame: pl.DataFrame, columns: Sequence[str]) -> pl.DataFrame:
+        """The columns asked for, from the frame of those stored."""
+
+
+class PartitionedPart(ExtendedPart):
+    """A part with columns that are the same for all its rows, from the folders that it lies in."""
+
+    def __init__(self, part: Part, values: Mapping[str, str]) -> None:
+        super().__init__(part, values)
+        self._values = {name: None if value == _HIVE_NULL else value for name, value in values.items()}
+
+    def digest(self) -> str:
+        """The hash of the content and of the folders' values."""
+        return hashlib.sha256(f"{self._part.digest()}{self._values}".encode()).hexdigest()
+
     def _stored(self, columns: Sequence[str]) -> list[str]:
         stored = [name for name in columns if name not in self._values]
-        return stored or [next(iter(self._part.dtypes))]  # some column has to tell how many rows there are
+        return stored or [next(iter(self._part.dtypes))]
 
     def _add(self, frame: pl.DataFrame, columns: Sequence[str]) -> pl.DataFrame:
         added = (pl.lit(value, pl.String).alias(name) for name, value in self._values.items())

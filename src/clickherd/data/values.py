@@ -21,6 +21,8 @@ _STRAY_SHARE = 0.1  # of labels; more of them are no slips
 ZONED_FORMATS = ("%+", "%Y-%m-%d %H:%M:%S%.f%#z", "%Y-%m-%d %H:%M%#z")
 
 
+WHOLE_FLOAT = r"^(-?(?:0|[1-9][0-9]*))\.0$"  # `7.0`, as pandas writes an id of a column with missing values
+
 _BOOLEANS = {"True": "true", "TRUE": "true", "False": "false", "FALSE": "false"}
 
 

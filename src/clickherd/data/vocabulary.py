@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from clickherd.data.hashing import TextIndex, hash_texts
 from clickherd.data.store import FIRST_VALUE, MISSING, UNKNOWN
-from clickherd.data.values import as_texts
+from clickherd.data.values import WHOLE_FLOAT, as_texts
 
 Ids = npt.NDArray[np.int32]
 
@@ -118,8 +118,7 @@ class ValueCounter:
         sums = self._compact()
         missing = pl.col("value").is_null() | pl.col("value").is_in(self.null_values)
         num_missing = int(sums.filter(missing)["count"].sum())
-        whole = pl.col("value").str.contains(r"^-?(?:0|[1-9][0-9]*)\.0$")
-        key = pl.when(whole).then(pl.col("value").str.head(-2)).otherwise(pl.col("value"))
+        key = pl.col("value").str.replace(WHOLE_FLOAT, "$1")
         table = (
             sums.filter(~missing)
             .group_by(key)

@@ -18,6 +18,7 @@ from clickherd.errors import ConfigError, Interrupted
 from clickherd.evaluate import evaluate
 from clickherd.learner import Learner
 from clickherd.network import ClickModel
+from clickherd.optim.config import OptimConfig
 from clickherd.optim.scaling import Hyperparameters
 from clickherd.runtime import seeded, use_threads
 from clickherd.train import DivergedError, Trainer, batch_size_for
@@ -158,6 +159,20 @@ def test_rows_that_wait_through_stops_and_checkpoints_end_with_the_same_bits(
         ends.append({**final_weights(trainer), **{k: t.clone() for k, t in trainer.learner.tensors().items()}})
     assert_same(ends[0], ends[1])
     assert_same(ends[0], ends[2])
+
+
+def test_masked_values_teach_the_unknown_id(make_store: MakeStore, tmp_path: Path) -> None:
+    store = make_store(900)
+    store.ids = np.where(store.ids == 0, 2, store.ids)  # no value of the first field is unknown by itself
+    moved = []
+    for rate in (0.0, 0.5):
+        config = config_of(mask={"f0": rate}).model_copy(update={"optim": OptimConfig(l2=0.0)})
+        with seeded(0):
+            trainer = new_trainer(config, store, None, tmp_path / str(rate))
+            before = trainer.model.table.weight[0].clone()
+            trainer.run()
+        moved.append(not torch.equal(trainer.model.table.weight[0], before))
+    assert moved == [False, True]
 
 
 def test_early_stopping_waits_for_patience(make_store: MakeStore, tmp_path: Path) -> None:

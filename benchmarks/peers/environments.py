@@ -142,5 +142,5 @@ KNOWN = {
         "Vowpal Wabbit 9.11.9, pairs of fields", VOWPAL_WABBIT, "run_vowpal_wabbit.py", "pairs", batched=False
     ),
 }
-VARIANTS = ("clickherd-touched", "clickherd-cowclip", "clickherd-adam", "fuxictr-ray")
+VARIANTS = ("clickherd-bf16", "clickherd-touched", "clickherd-cowclip", "clickherd-adam", "fuxictr-ray")
 DEFAULT = [name for name in KNOWN if name not in VARIANTS]

@@ -53,6 +53,6 @@ def check_device(device: str, precision: str = "fp32") -> None:
     able = torch.cpu.get_capabilities()
     if device == "cpu" and precision == "bf16" and not (able.get("avx512_bf16") or able.get("amx_bf16")):
         raise ConfigError(
-            "train.precision = 'bf16', but this CPU has no bf16 units: it would be several times slower",
+            "train.precision = 'bf16', but this CPU has no bf16 units: it would only be slower",
             mend="Use --set train.precision=fp32.",
         )

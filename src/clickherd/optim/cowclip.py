@@ -24,7 +24,7 @@ from clickherd.kernels import AdamStep, Bags
 from clickherd.layers.embedding import EmbeddingTable
 from clickherd.optim.scaling import Hyperparameters
 
-MAX_LAG = 16
+MAX_LAG = 16  # by then a step of the whole-table pass costs its arithmetic, hardly any memory traffic (docs/log.md)
 
 
 @dataclass(frozen=True)
@@ -134,7 +134,6 @@ def lag_for(num_ids: int, lookups: int) -> int:
     """How many steps untouched rows may wait, for a table of V rows of which a batch looks up so many.
 
     1, updating the whole table at every step, when a batch touches much of it anyway. Otherwise waiting saves the
-    memory traffic of the passes left out, and costs the rows touched in between a replay of their own; beyond a few
-    steps the replays cost more than is left to be saved.
+    memory traffic of the passes left out, and costs the rows touched in between a replay of their own.
     """
     return max(1, min(MAX_LAG, num_ids // max(lookups, 1)))

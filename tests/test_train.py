@@ -13,6 +13,7 @@ import torch
 
 from clickherd.config import Config, merge, resolve
 from clickherd.data.store import Store
+from clickherd.device_store import HostEpoch
 from clickherd.errors import ConfigError, Interrupted
 from clickherd.evaluate import evaluate
 from clickherd.learner import Learner
@@ -21,6 +22,7 @@ from clickherd.optim.scaling import Hyperparameters
 from clickherd.runtime import seeded, use_threads
 from clickherd.train import DivergedError, Trainer, batch_size_for
 
+CPU = torch.device("cpu")
 MakeStore = Callable[..., Store]
 
 
@@ -63,7 +65,8 @@ def test_micro_batches_add_up_to_the_whole_batch(make_store: MakeStore, rule: st
         with seeded(0):
             learner = Learner(ClickModel(config.model, store.layout), config, 1000)
         for step in range(5):
-            loss, touched, clipped = learner.step(store, np.arange(1000), replace(learner.hyper, learning_rate=1e-3))
+            hyper = replace(learner.hyper, learning_rate=1e-3)
+            loss, (touched, clipped) = learner.step(HostEpoch(store, np.arange(1000), CPU), 0, 1000, hyper)
             assert touched > 0
             assert (clipped > 0) == (rule == "cowclip"), step
         results.append((float(loss), {name: t.clone() for name, t in learner.model.tensors().items()}))
@@ -160,9 +163,9 @@ def test_rates_fall_after_every_epoch_that_scored_no_better(make_store: MakeStor
         trainer = new_trainer(config, train, valid, tmp_path / "run")
         step = trainer.learner.step
 
-        def watched(store: Store, rows: Any, hyper: Hyperparameters) -> Any:
+        def watched(rows: Any, start: int, stop: int, hyper: Hyperparameters) -> Any:
             rates.append((hyper.learning_rate, hyper.embedding_learning_rate))
-            return step(store, rows, hyper)
+            return step(rows, start, stop, hyper)
 
         trainer.learner.step = watched  # type: ignore[method-assign]
         progress = trainer.run()

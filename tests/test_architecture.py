@@ -34,7 +34,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "network": ("errors", "data", "kernels", "layers", "models"),
     "evaluate": ("errors", "metrics", "data", "network"),
     "masking": ("errors", "data", "kernels"),
-    "device_store": ("data", "network"),
+    "device_store": ("data", "kernels", "network"),
     "graphs": ("network",),
     "learner": ("config", "network", "masking", "device_store", "graphs", "optim"),
     "observer": ("optim",),

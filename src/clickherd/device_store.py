@@ -8,6 +8,7 @@ Shapes as in `data.store`; N rows of the store.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
@@ -16,6 +17,7 @@ import torch
 from torch import Tensor
 
 from clickherd.data.store import Store
+from clickherd.kernels import Bags
 from clickherd.network import TensorBatch
 
 SHARE = 0.5  # of the device memory that is free, at most, goes to the rows
@@ -34,7 +36,7 @@ class TrainingRows:
 
     def __init__(self, store: Store, device: torch.device) -> None:
         self.store, self.device = store, device
-        self._resident = DeviceStore(store, device) if device.type == "cuda" and fits(store, device) else None
+        self._resident = DeviceStore.of(store, device) if device.type == "cuda" and fits(store, device) else None
 
     def epoch(self, seed: int, epoch: int) -> Epoch:
         """The rows in an order that depends on the arguments and the kind of device, not on what fits into it."""
@@ -58,14 +60,20 @@ class HostEpoch:
         return TensorBatch.of(self.store.take(self.order[start:stop]), self.device)
 
 
+@dataclass(frozen=True)
 class DeviceStore:
-    """A store's encoded rows in device memory."""
+    """Encoded rows in device memory."""
 
-    def __init__(self, store: Store, device: torch.device) -> None:
-        self.ids = loaded(store.ids, device)
-        self.bags = tuple((loaded(values, device), loaded(offsets, device)) for values, offsets in store.bags)
-        self.numeric = loaded(store.numeric, device)
-        self.labels = loaded(store.labels, device)
+    ids: Tensor  # (N, S) int32
+    bags: Bags
+    numeric: Tensor  # (N, K)
+    labels: Tensor  # (N,)
+
+    @classmethod
+    def of(cls, store: Store, device: torch.device) -> DeviceStore:
+        """All rows of a store on disk."""
+        bags = tuple((loaded(values, device), loaded(offsets, device)) for values, offsets in store.bags)
+        return cls(loaded(store.ids, device), bags, loaded(store.numeric, device), loaded(store.labels, device))
 
 
 class DeviceEpoch:

@@ -52,6 +52,10 @@ class Graphed:
             self._graph.replay()
             return self._result
 
+    def __reduce__(self) -> tuple[type[Graphed], tuple[Callable[[TensorBatch, int], Tensor]]]:
+        """A copy records anew: what is recorded holds addresses of this one's tensors."""
+        return Graphed, (self._compute,)
+
     def _warm_up(self, batch: TensorBatch, batch_size: int) -> Tensor:
         """On a stream of its own, as recording will be; torch asks for that."""
         stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]  # torch leaves it untyped

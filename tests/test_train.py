@@ -19,7 +19,7 @@ from clickherd.evaluate import evaluate
 from clickherd.learner import Learner
 from clickherd.network import ClickModel
 from clickherd.optim.scaling import Hyperparameters
-from clickherd.runtime import seeded, use_threads
+from clickherd.runtime import check_device, seeded, use_threads
 from clickherd.train import DivergedError, Trainer, batch_size_for
 
 CPU = torch.device("cpu")
@@ -196,6 +196,11 @@ def test_a_loss_that_is_not_finite_ends_with_advice(make_store: MakeStore, tmp_p
 def test_automatic_batch_size_leaves_fifty_steps() -> None:
     for rows, expected in ((100, 256), (50_000, 512), (800_000, 8_192), (45_000_000, 65_536)):
         assert batch_size_for(Config(), rows) == expected
+
+
+def test_a_cpu_has_no_tf32() -> None:
+    with pytest.raises(ConfigError, match="tf32"):
+        check_device("cpu", "tf32")
 
 
 def test_threads_are_capped_at_what_there_is() -> None:

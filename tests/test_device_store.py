@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from clickherd.data.store import Store
-from clickherd.device_store import DeviceEpoch, DeviceStore, HostEpoch, TrainingRows, device_order, loaded
+from clickherd.device_store import DeviceEpoch, DeviceStore, HostEpoch, TrainingRows, device_order, fits, loaded
 
 MakeStore = Callable[..., Store]
 CPU = torch.device("cpu")  # a device like any other to torch
@@ -58,3 +58,14 @@ def test_columns_are_loaded_piece_by_piece(monkeypatch: pytest.MonkeyPatch) -> N
     column.flags.writeable = False  # as a mapped file is
     assert torch.equal(loaded(column, CPU), torch.arange(60, dtype=torch.int32).reshape(20, 3))
     assert loaded(np.empty((5, 0), np.float32), CPU).shape == (5, 0)
+
+
+def test_rows_stay_on_the_host_when_they_would_take_more_than_half_of_the_free_memory(
+    make_store: MakeStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = make_store(1000)
+    columns = (store.ids, store.numeric, store.labels, *(array for bag in store.bags for array in bag))
+    needed = sum(column.nbytes for column in columns) + 1000 * 5 * 8
+    for free, expected in ((2 * needed, True), (2 * needed - 2, False)):
+        monkeypatch.setattr("torch.cuda.mem_get_info", lambda _, free=free: (free, 10 * free))
+        assert fits(store, torch.device("cuda")) is expected

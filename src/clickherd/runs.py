@@ -29,6 +29,7 @@ from clickherd.data.store import Store
 from clickherd.errors import RunError
 from clickherd.evaluate import Scored, evaluate, score
 from clickherd.importance import permutation_importance
+from clickherd.kernels.warm_up import warm_up
 from clickherd.network import ClickModel
 from clickherd.observer import Observer
 from clickherd.runtime import check_device, seeded, use_threads
@@ -175,6 +176,8 @@ def _train(
             f"{config.model.name}: {model.num_parameters:,} weights, {len(prepared.train):,} training rows, "
             f"batch {trainer.batch_size:,}, {trainer.steps_per_epoch:,} steps an epoch"
         )
+        if model.device.type == "cpu":
+            warm_up(announce)
         progress = trainer.run()
     if progress.stopped:
         announce(f"no better for {config.train.patience} epochs: the weights of epoch {progress.best_epoch} are kept")

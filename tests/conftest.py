@@ -11,6 +11,8 @@ import pytest
 
 from clickherd.data.store import Batch, FieldLayout, Layout, Store, StoreWriter
 
+os.environ.setdefault("TRITON_INTERPRET", "1")  # before triton is imported: its kernels then need no GPU
+
 FIELD_SIZES = (40, 25, 12)
 NUM_NUMERIC = 2
 

@@ -26,7 +26,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "metrics": ("errors",),
     "checkpoint": ("errors",),
     "data": ("errors", "settings", "metrics"),
-    "kernels": (),
+    "kernels": ("errors",),
     "layers": ("kernels",),
     "models": ("layers",),
     "optim": ("settings", "kernels", "layers"),
@@ -34,9 +34,22 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "network": ("errors", "data", "kernels", "layers", "models"),
     "evaluate": ("errors", "metrics", "data", "network"),
     "masking": ("errors", "data", "kernels"),
-    "learner": ("config", "data", "network", "masking", "optim"),
+    "device_store": ("data", "kernels", "network"),
+    "graphs": ("network",),
+    "learner": ("config", "network", "masking", "device_store", "graphs", "optim"),
     "observer": ("optim",),
-    "train": ("errors", "checkpoint", "config", "data", "optim", "network", "evaluate", "learner", "observer"),
+    "train": (
+        "errors",
+        "checkpoint",
+        "config",
+        "data",
+        "optim",
+        "network",
+        "evaluate",
+        "device_store",
+        "learner",
+        "observer",
+    ),
 }
 COMMAND_LINE = ("cli", "cli_data")
 

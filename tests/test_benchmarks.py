@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 import pytest
+import torch
 
 BENCHMARKS = Path(__file__).resolve().parent.parent / "benchmarks"
 
@@ -293,3 +294,41 @@ def test_baselines_learn_from_every_kind_of_column(benchmark: Any) -> None:
         for name, model in found.items():
             assert model["test"]["auc"] > (0.75 if kept is roles else 0.58), name
             assert model["test"]["logloss"] < 0.69, name
+
+
+def test_the_gpu_benchmark_asks_for_a_gpu(benchmark: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    if torch.cuda.is_available():
+        pytest.skip("there is one")
+    assert benchmark("gpu").main([]) == 2
+    assert "CUDA" in capsys.readouterr().err
+
+
+def test_the_gpu_benchmark_checks_the_kernels_and_tells_what_differs(
+    benchmark: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    gpu = pytest.importorskip("clickherd.kernels.gpu", reason="triton is not installed", exc_type=ModuleNotFoundError)
+    script = benchmark("gpu")
+    assert script.main(["--check-only"]) == 0
+    gather = gpu.gather
+
+    def wrong(*arguments: Any) -> Any:
+        rows, wide = gather(*arguments)
+        return rows * 1.001, wide
+
+    monkeypatch.setattr(gpu, "gather", wrong)
+    assert script.main(["--check-only"]) == 1
+    assert "rows, wide=True" in capsys.readouterr().err
+
+
+def test_the_gpu_benchmark_accounts_for_a_run(benchmark: Any) -> None:
+    """The same code on a CPU: tiny, but it trains, scores and has a budget for every part."""
+    script = benchmark("gpu")
+    args = script.arguments(["--device", "cpu", "--batch-size", "500", "--epochs", "2"])
+    layout = script.layout_of(2000)
+    assert abs(layout.num_ids - 2000) < 200
+    result = script.measure(script.configured(args), layout, 5000, torch.device("cpu"))
+    assert result["rows"] == {"train": 4500, "test": 500}
+    assert result["train_loss"][1] < result["train_loss"][0]
+    assert result["seconds"]["total"] == pytest.approx(sum(v for k, v in result["seconds"].items() if k != "total"))
+    assert all(part["measured_ms"] > 0 and part["roofline_ms"] > 0 for part in result["parts"][1:])
+    assert "whole step" in script.table_of(result | {"precision": "fp32", "epochs": 2})

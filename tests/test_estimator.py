@@ -269,7 +269,10 @@ def test_interrupted_in_mid_epoch_the_model_still_predicts_and_learns(
 
     def cut_off(learner: Learner, *args: Any) -> Any:
         if next(calls) == 3:
-            learner.add_gradients(args[0], args[1], len(args[1]))  # half a batch
+            rows, start, stop, _ = args
+            half = rows.take(start, (start + stop) // 2)
+            learner.embedding.touch(half.ids, half.bags)
+            learner.add_gradients(half, stop - start)
             raise KeyboardInterrupt
         return step(learner, *args)
 

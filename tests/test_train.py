@@ -14,15 +14,17 @@ import torch
 
 from clickherd.config import Config, merge, resolve
 from clickherd.data.store import Store
+from clickherd.device_store import HostEpoch
 from clickherd.errors import ConfigError, Interrupted
 from clickherd.evaluate import evaluate
 from clickherd.learner import Learner
 from clickherd.network import ClickModel
 from clickherd.optim.config import OptimConfig
 from clickherd.optim.scaling import Hyperparameters
-from clickherd.runtime import seeded, use_threads
+from clickherd.runtime import check_device, seeded, use_threads
 from clickherd.train import DivergedError, Trainer, batch_size_for
 
+CPU = torch.device("cpu")
 MakeStore = Callable[..., Store]
 
 
@@ -65,7 +67,8 @@ def test_micro_batches_add_up_to_the_whole_batch(make_store: MakeStore, rule: st
         with seeded(0):
             learner = Learner(ClickModel(config.model, store.layout), config, 1000)
         for step in range(5):
-            loss, touched, clipped = learner.step(store, np.arange(1000), replace(learner.hyper, learning_rate=1e-3))
+            hyper = replace(learner.hyper, learning_rate=1e-3)
+            loss, (touched, clipped) = learner.step(HostEpoch(store, np.arange(1000), CPU), 0, 1000, hyper)
             assert touched > 0
             assert (clipped > 0) == (rule == "cowclip"), step
         results.append((float(loss), {name: t.clone() for name, t in learner.model.tensors().items()}))
@@ -199,9 +202,9 @@ def test_rates_fall_after_every_epoch_that_scored_no_better(make_store: MakeStor
         trainer = new_trainer(config, train, valid, tmp_path / "run")
         step = trainer.learner.step
 
-        def watched(store: Store, rows: Any, hyper: Hyperparameters) -> Any:
+        def watched(rows: Any, start: int, stop: int, hyper: Hyperparameters) -> Any:
             rates.append((hyper.learning_rate, hyper.embedding_learning_rate))
-            return step(store, rows, hyper)
+            return step(rows, start, stop, hyper)
 
         trainer.learner.step = watched  # type: ignore[method-assign]
         progress = trainer.run()
@@ -232,6 +235,11 @@ def test_a_loss_that_is_not_finite_ends_with_advice(make_store: MakeStore, tmp_p
 def test_automatic_batch_size_leaves_fifty_steps() -> None:
     for rows, expected in ((100, 256), (50_000, 512), (800_000, 8_192), (45_000_000, 65_536)):
         assert batch_size_for(Config(), rows) == expected
+
+
+def test_a_cpu_has_no_tf32() -> None:
+    with pytest.raises(ConfigError, match="tf32"):
+        check_device("cpu", "tf32")
 
 
 def test_threads_are_capped_at_what_there_is() -> None:

@@ -24,6 +24,7 @@ from clickherd.config import Config
 from clickherd.data.store import Batch, FieldLayout, Layout, Store, StoreWriter
 from clickherd.errors import ConfigError
 from clickherd.layers.relu_mlp import linear
+from clickherd.learner import MICRO_BATCH
 from clickherd.network import ClickModel
 from clickherd.runtime import check_device, seeded, use_threads
 from clickherd.train import Trainer
@@ -100,7 +101,8 @@ def _rows_per_second(config: Config, store: Store, folder: Path) -> float:
 def _products_seconds(config: Config, layout: Layout) -> float:
     """Seconds a row of the network's matrix products, forward and backward, each by the faster of two libraries."""
     net = config.model.build(len(layout.fields), len(layout.numeric))
-    size = min(config.train.micro_batch_size, config.train.batch_size or config.train.micro_batch_size)
+    micro_batch_size = config.train.micro_batch_size or MICRO_BATCH
+    size = min(micro_batch_size, config.train.batch_size or micro_batch_size)
     dtype = torch.bfloat16 if config.train.precision == "bf16" else torch.float32
     return sum(_layer_seconds(*shape, size, dtype) for shape in _products(net)) / size
 

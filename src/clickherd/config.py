@@ -35,7 +35,12 @@ class TrainConfig(Settings):
     batch_size: int | None = Field(
         None, ge=1, description="rows per update; when not given, as large as leaves enough steps in an epoch"
     )
-    micro_batch_size: int = Field(2048, ge=1, description="rows that go through the model at a time")
+    micro_batch_size: int | None = Field(
+        None,
+        ge=1,
+        description="rows that go through the model at a time; when not given, 2,048 on a CPU, to fit its cache, and "
+        "on a GPU the whole batch, or as much of it as a quarter of the free memory holds",
+    )
     epochs: int = Field(20, ge=1)
     mask: dict[str, Annotated[float, Field(ge=0, lt=1)]] = Field(
         {},
@@ -45,10 +50,10 @@ class TrainConfig(Settings):
     monitor: Monitor = "auc"
     patience: int | None = Field(2, ge=1, description="stop after so many epochs without a better validation score")
     seed: int = Field(0, ge=0)
-    precision: Literal["fp32", "bf16"] = Field(
+    precision: Literal["fp32", "tf32", "bf16"] = Field(
         "fp32",
-        description="of the dense part's matrix products while training: bf16 rounds their factors to 8 bits, sums and "
-        "weights stay fp32; it needs a CPU or GPU with units for it",
+        description="of the dense part's matrix products while training: tf32 (GPUs only) rounds their factors to 11 "
+        "bits, bf16 to 8; sums and weights stay fp32; bf16 needs a CPU or GPU with units for it",
     )
     threads: int | None = Field(
         None,
@@ -57,6 +62,9 @@ class TrainConfig(Settings):
         "the environment's POLARS_MAX_THREADS sets its size, before Python starts",
     )
     device: str = Field("cpu", pattern=r"^(cpu|cuda(:\d+)?)$", description="cpu, cuda or cuda:N")
+    cuda_graphs: bool = Field(
+        True, description="on a GPU, record a batch's kernels once and launch them as one from then on"
+    )
     checkpoint_seconds: float = Field(30.0, gt=0, description="how often a resumable checkpoint is written")
 
 

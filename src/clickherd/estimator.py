@@ -23,12 +23,13 @@ from clickherd.data.cross import cross_name
 from clickherd.data.prepare import Prepared, encode_stream, encode_to_store, prepare
 from clickherd.data.source import open_source
 from clickherd.data.store import Store
+from clickherd.device_store import TrainingRows
 from clickherd.errors import ConfigError
 from clickherd.learner import Learner
 from clickherd.masking import check_mask
 from clickherd.network import ClickModel
 from clickherd.runtime import check_device, seeded, threads_kept, use_threads
-from clickherd.train import Trainer, batch_size_for, epoch_order
+from clickherd.train import Trainer, batch_size_for
 
 LABEL = "__label__"  # a name that no feature is likely to have
 MIN_ROWS_TO_VALIDATE = 1_000  # below, a tenth of the rows judges nothing; all of them train
@@ -114,10 +115,11 @@ class CTRClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # sc
             if not hasattr(self, "learner_"):
                 self.learner_ = Learner(self.model_, self.config_, batch_size_for(self.config_, len(store)))
             learner, size = self.learner_, self.learner_.batch_size
-            order = epoch_order(self.config_.train.seed, self.learner_.dense.num_steps, len(store))
+            rows = TrainingRows(store, self.model_.device)
+            epoch = rows.epoch(self.config_.train.seed, learner.dense.num_steps)
             try:
                 for start in range(0, len(store), size):
-                    self.learner_.step(store, order[start : start + size], self.learner_.hyper)
+                    learner.step(epoch, start, min(start + size, len(store)), learner.hyper)
             except BaseException:
                 del self.learner_  # it may hold half a batch; the next call starts with new moments
                 raise

@@ -25,9 +25,9 @@ class Scored:
     scores: dict[str, float | None]
 
 
-def evaluate(model: ClickModel, store: Store, micro_batch_size: int = 4096) -> Scored:
+def evaluate(model: ClickModel, store: Store) -> Scored:
     """Score every row of `store`."""
-    parts = [model.predict(batch, micro_batch_size) for batch in store.batches(CHUNK)]
+    parts = [model.predict(batch) for batch in store.batches(CHUNK)]
     y_score = np.concatenate(parts) if parts else np.empty(0)
     y_true = np.asarray(store.labels)
     groups = np.asarray(store.groups) if len(store.groups) else None

@@ -6,18 +6,19 @@ up to those of the whole batch, and both optimisers step once per batch. Memory 
 
 from __future__ import annotations
 
-import numpy as np
-import numpy.typing as npt
 import torch
 from torch.nn.functional import binary_cross_entropy_with_logits
 
 from clickherd.config import Config
-from clickherd.data.store import Store
+from clickherd.device_store import Epoch
+from clickherd.graphs import Graphed
 from clickherd.masking import Mask
 from clickherd.network import ClickModel, TensorBatch, micro_batches
 from clickherd.optim.adam import KerasAdam
 from clickherd.optim.cowclip import CowClip, CowClipConfig, lag_for
 from clickherd.optim.scaling import Hyperparameters, scaled
+
+MICRO_BATCH = 2048  # rows, on a CPU
 
 
 class Learner:
@@ -28,7 +29,7 @@ class Learner:
         self.model = model
         self.batch_size = batch_size  # of a full batch; the hyper-parameters belong to it
         self.hyper = scaled(optim, batch_size)
-        self.micro_batch_size = config.train.micro_batch_size
+        self.micro_batch_size = config.train.micro_batch_size or micro_batch_size_for(model)
         self.bf16 = config.train.precision == "bf16"
         self.mask = Mask(config.train.mask, model.layout)
         self.dense = KerasAdam(model.net.parameters(), betas=optim.betas, epsilon=optim.epsilon)
@@ -36,29 +37,37 @@ class Learner:
         self.embedding = CowClip(
             model.table,
             CowClipConfig(optim.zeta, optim.betas, optim.epsilon, optim.regularize == "batch"),
-            lag_for(model.layout.num_ids, lookups) if model.device.type == "cpu" else 1,
+            lag_for(model.layout.num_ids, lookups),
         )
+        self._gradients = self.add_gradients
+        if model.device.type == "cuda":
+            torch.set_float32_matmul_precision("high" if config.train.precision == "tf32" else "highest")
+            if config.train.cuda_graphs:
+                self._gradients = Graphed(self.add_gradients)
 
-    def step(self, store: Store, rows: npt.NDArray[np.int64], hyper: Hyperparameters) -> tuple[torch.Tensor, int, int]:
-        """Train on one batch at the given rates; returns (mean loss, table rows touched, table rows clipped)."""
+    def step(self, rows: Epoch, start: int, stop: int, hyper: Hyperparameters) -> tuple[torch.Tensor, torch.Tensor]:
+        """Train on rows [start, stop) as one batch at the given rates.
+
+        Returns the mean loss and, shape (2,), the numbers of table rows touched and clipped. Both are on the device,
+        and nothing here waits for it.
+        """
         self.model.net.train()
         self.dense.zero_grad(set_to_none=False)
         loss_sum = torch.zeros((), device=self.model.device)
-        for start, stop in micro_batches(len(rows), self.micro_batch_size):
-            loss_sum += self.add_gradients(store, rows[start:stop], len(rows))
+        for first, last in micro_batches(stop - start, self.micro_batch_size):
+            batch = rows.take(start + first, start + last)
+            self.mask.apply(batch.ids, batch.bags)
+            self.embedding.touch(batch.ids, batch.bags)
+            loss_sum += self._gradients(batch, stop - start)
         for weight, l2 in self.model.net.l2_terms():
             assert weight.grad is not None
             weight.grad.add_(weight.detach(), alpha=2 * l2)
         self.dense.update(hyper.learning_rate)
-        touched, clipped = self.embedding.step(hyper)
-        return loss_sum, touched, clipped
+        return loss_sum, self.embedding.step(hyper)
 
-    def add_gradients(self, store: Store, rows: npt.NDArray[np.int64], batch_size: int) -> torch.Tensor:
+    def add_gradients(self, batch: TensorBatch, batch_size: int) -> torch.Tensor:
         """Forward and backward of a micro-batch; returns its share of the batch's mean loss."""
         model = self.model
-        batch = TensorBatch.of(store.take(rows), model.device)
-        self.mask.apply(batch.ids, batch.bags)
-        self.embedding.touch(batch.ids, batch.bags)
         rows_BFD, wide_B = model.table.gather(batch.ids, batch.bags)
         rows_BFD.requires_grad_()
         wide_B.requires_grad_(model.table.wide)
@@ -96,6 +105,17 @@ class Learner:
         self.embedding.load_tensors(_take_part(tensors, "embedding."), num_steps)
         self.dense.load_tensors(_take_part(tensors, "dense."), num_steps)
         self.model.load_tensors(tensors, source)
+
+
+def micro_batch_size_for(model: ClickModel) -> int:
+    """Rows at a time: what fits a CPU's cache, or by a high estimate a quarter of a GPU's free memory."""
+    if model.device.type == "cpu":
+        return MICRO_BATCH
+    inputs = len(model.layout.fields) * model.config.embedding_dim + len(model.layout.numeric)
+    units = sum(weight.shape[0] for weight in model.net.parameters() if weight.dim() == 2)
+    bytes_per_row = 4 * 8 * (inputs + units)  # values, gradients, and what operators keep for the way back
+    num_rows = torch.cuda.mem_get_info(model.device)[0] // 4 // bytes_per_row
+    return max(MICRO_BATCH, 1 << (int(num_rows).bit_length() - 1))
 
 
 def _take_part(tensors: dict[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:

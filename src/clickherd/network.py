@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -29,17 +30,14 @@ class TensorBatch:
 
     @classmethod
     def of(cls, batch: Batch, device: torch.device) -> TensorBatch:
-        """The batch's arrays as tensors; on the CPU they share memory."""
-        bags = tuple(
-            (torch.from_numpy(values).to(device), torch.from_numpy(offsets).to(device))
-            for values, offsets in batch.bags
-        )
-        return cls(
-            torch.from_numpy(batch.ids).to(device),
-            bags,
-            torch.from_numpy(batch.numeric).to(device),
-            torch.from_numpy(batch.labels).to(device),
-        )
+        """The batch's arrays as tensors: on the CPU they share memory, to a GPU they go without waiting for it."""
+
+        def tensor(array: npt.NDArray[Any]) -> Tensor:
+            here = torch.from_numpy(array)
+            return here.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else here
+
+        bags = tuple((tensor(values), tensor(offsets)) for values, offsets in batch.bags)
+        return cls(tensor(batch.ids), bags, tensor(batch.numeric), tensor(batch.labels))
 
 
 class ClickModel:
@@ -65,8 +63,9 @@ class ClickModel:
         return self.table.weight.numel() + sum(p.numel() for p in self.net.parameters())
 
     @torch.inference_mode()
-    def predict(self, batch: Batch, micro_batch_size: int = 4096) -> npt.NDArray[np.float64]:
-        """Click probabilities, shape (B,)."""
+    def predict(self, batch: Batch, micro_batch_size: int | None = None) -> npt.NDArray[np.float64]:
+        """Click probabilities, shape (B,). Rows go through the network 4,096 at a time, on a GPU 65,536."""
+        micro_batch_size = micro_batch_size or (4096 if self.device.type == "cpu" else 65_536)
         assert self.table.is_settled
         self.net.eval()
         out = np.empty(len(batch))

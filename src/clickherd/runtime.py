@@ -10,6 +10,7 @@ import numba
 import torch
 
 from clickherd.errors import ConfigError
+from clickherd.kernels import kernels_for
 
 
 @contextmanager
@@ -46,10 +47,14 @@ def check_device(device: str, precision: str = "fp32") -> None:
     """See that the device is there and can do what is asked of it, before any work is done for it.
 
     Raises:
-        ConfigError: no CUDA device is available, or a CPU has no units for bf16 and would be slower with it.
+        ConfigError: no CUDA device is available, or triton is missing for it; a CPU has no tf32, or no units for bf16
+            and would be slower with it.
     """
     if device != "cpu" and not torch.cuda.is_available():
         raise ConfigError(f"train.device = {device!r}, but torch finds no CUDA device", mend="Use --device cpu.")
+    kernels_for(torch.device(device))
+    if device == "cpu" and precision == "tf32":
+        raise ConfigError("train.precision = 'tf32', which CPUs do not have", mend="Use --set train.precision=fp32.")
     able = torch.cpu.get_capabilities()
     if device == "cpu" and precision == "bf16" and not (able.get("avx512_bf16") or able.get("amx_bf16")):
         raise ConfigError(

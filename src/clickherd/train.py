@@ -10,13 +10,12 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 import torch
 
 from clickherd import checkpoint
 from clickherd.config import Config
 from clickherd.data.store import Store
+from clickherd.device_store import TrainingRows
 from clickherd.errors import Interrupted, UserError
 from clickherd.evaluate import evaluate, monitored
 from clickherd.learner import Learner
@@ -56,6 +55,34 @@ class Progress:
     history: list[dict[str, Any]] = field(default_factory=list)
 
 
+class Sums:
+    """Sums over the running epoch, on the device until they are read: reading waits for it."""
+
+    def __init__(self, progress: Progress, device: torch.device) -> None:
+        self.loss = torch.tensor(progress.loss_sum, dtype=torch.float64, device=device)
+        self._tallies = torch.tensor([progress.touched, progress.clipped], device=device)
+        self._noted: list[tuple[int, int, torch.Tensor]] = []  # step, rows done, `loss` then
+
+    def add(self, loss: torch.Tensor, tallies: torch.Tensor, num_rows: int) -> None:
+        """Add a batch: its mean loss, and the numbers of table rows touched and clipped."""
+        self.loss += loss.double() * num_rows
+        self._tallies += tallies
+
+    def note(self, step: int, rows: int) -> None:
+        """Take a point of the running training loss."""
+        self._noted.append((step, rows, self.loss.clone()))
+
+    def read_into(self, progress: Progress) -> None:
+        """Bring `progress` up to date."""
+        progress.loss_sum = float(self.loss)
+        progress.touched, progress.clipped = self._tallies.tolist()
+        for step, rows, loss in self._noted:
+            mean = (float(loss) - progress.noted_loss) / (rows - progress.noted_rows)
+            progress.running_loss.append((step, mean))
+            progress.noted_loss, progress.noted_rows = float(loss), rows
+        self._noted.clear()
+
+
 class Trainer:
     """Trains `model` on a store, epoch by epoch, in `folder`, where the best weights and checkpoints are kept."""
 
@@ -75,6 +102,7 @@ class Trainer:
         self.batch_size = batch_size_for(config, len(train))
         self.steps_per_epoch = -(-len(train) // self.batch_size)
         self.learner = Learner(model, config, self.batch_size)
+        self.rows = TrainingRows(train, model.device)  # after the learner: the rows get what memory it leaves
         self.progress = Progress()
         self._clips = math.isfinite(self.learner.hyper.clip)
         self._last_checkpoint = time.perf_counter()
@@ -100,46 +128,35 @@ class Trainer:
 
     def _epoch(self) -> None:
         progress, size = self.progress, self.batch_size
-        order = epoch_order(self.config.train.seed, progress.epoch, len(self.train))
+        rows = self.rows.epoch(self.config.train.seed, progress.epoch)
         warmup_steps = self.config.optim.warmup_epochs * self.steps_per_epoch
         note_every = max(1, self.config.train.epochs * self.steps_per_epoch // LOSS_POINTS)
-        loss_sum = torch.tensor(progress.loss_sum, dtype=torch.float64, device=self.model.device)
         began, before = time.perf_counter(), progress.epoch_seconds
+        sums = Sums(progress, self.model.device)
         while progress.step < self.steps_per_epoch:
-            rows = order[progress.step * size : (progress.step + 1) * size]
+            start, stop = progress.step * size, min((progress.step + 1) * size, len(self.train))
             hyper = warmed_up(self.learner.hyper, progress.total_steps, warmup_steps).decayed(progress.decay)
-            loss, touched, clipped = self.learner.step(self.train, rows, hyper)
-            loss_sum += loss.double() * len(rows)
+            sums.add(*self.learner.step(rows, start, stop, hyper), stop - start)
             progress.step += 1
             progress.total_steps += 1
-            progress.rows += len(rows)
-            progress.touched += touched
-            progress.clipped += clipped
-            progress.epoch_seconds = before + time.perf_counter() - began
-            done = min(progress.step * size, len(self.train))
-            self.observer.batch(progress.epoch, done, loss_sum)
-            if progress.total_steps % note_every == 0 or progress.step == self.steps_per_epoch:
-                self._note_loss(float(loss_sum), done)
-            if progress.step < self.steps_per_epoch and (self.should_stop() or self._checkpoint_due()):
-                progress.loss_sum = float(loss_sum)
+            progress.rows += stop - start
+            self.observer.batch(progress.epoch, stop, sums.loss)
+            ends = progress.step == self.steps_per_epoch
+            if progress.total_steps % note_every == 0 or ends:
+                sums.note(progress.total_steps, stop)
+            if ends or self.should_stop() or self._checkpoint_due():
+                sums.read_into(progress)
+                progress.epoch_seconds = before + time.perf_counter() - began
                 self._check_finite()
-                self.save_checkpoint()
-                if self.should_stop():
-                    raise Interrupted(self.folder)
-        progress.loss_sum = float(loss_sum)
-        self._check_finite()
+                if not ends:
+                    self.save_checkpoint()
+                    if self.should_stop():
+                        raise Interrupted(self.folder)
         self._close_epoch()
         if self.should_stop() or self._checkpoint_due():
             self.save_checkpoint()
             if self.should_stop() and progress.epoch < self.config.train.epochs and not progress.stopped:
                 raise Interrupted(self.folder)
-
-    def _note_loss(self, loss_sum: float, rows: int) -> None:
-        """One more point of the running training loss: its mean since the last one."""
-        progress = self.progress
-        mean = (loss_sum - progress.noted_loss) / (rows - progress.noted_rows)
-        progress.running_loss.append((progress.total_steps, mean))
-        progress.noted_loss, progress.noted_rows = loss_sum, rows
 
     def _close_epoch(self) -> None:
         """Validate, keep the best weights, decide on early stopping, write the epoch's record."""
@@ -208,8 +225,3 @@ def batch_size_for(config: Config, num_rows: int) -> int:
         return config.train.batch_size
     steps = max(num_rows // MIN_STEPS_PER_EPOCH, 1)
     return min(MAX_AUTO_BATCH, max(MIN_AUTO_BATCH, 1 << (steps.bit_length() - 1)))
-
-
-def epoch_order(seed: int, epoch: int, num_rows: int) -> npt.NDArray[np.int64]:
-    """The order of the rows in an epoch: a function of seed and epoch alone, so a resumed run sees the same."""
-    return np.random.default_rng((seed, epoch)).permutation(num_rows)

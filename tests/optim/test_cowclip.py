@@ -107,7 +107,7 @@ def test_rows_that_wait_and_catch_up_end_with_the_same_bits(lag: int, l2: float)
                 seen.append(table.gather(ids[part])[0])  # what the network reads is up to date too
                 optimizer.accumulate(ids[part], (), grad_rows[part], grad_wide[part])
             rate = 1e-3 if step < 20 else 1e-4  # rates may change while rows wait
-            tallies.append(optimizer.step(Hyperparameters(1e-3, rate, l2=l2, clip=1.0)))
+            tallies.append(optimizer.step(Hyperparameters(1e-3, rate, l2=l2, clip=1.0)).tolist())
             assert table.is_settled or each_lag > 1
             if step == 10:
                 optimizer.load_tensors({k: t.clone() for k, t in optimizer.tensors().items()}, step + 1)

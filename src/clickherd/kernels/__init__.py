@@ -21,6 +21,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from clickherd.errors import ConfigError
 from clickherd.kernels import cpu, reference
 
 __all__ = ["AdamStep", "Bags", "Kernels", "cpu", "kernels_for", "reference"]
@@ -84,8 +85,12 @@ class Kernels(Protocol):
         counts_V: Tensor,
         wide: bool,
         adam: AdamStep,
-    ) -> tuple[int, int]:
-        """Update the table in place, then set `grad_VW` and `counts_V` to zero. Returns (rows touched, clipped)."""
+    ) -> Tensor:
+        """Update the table in place, then set `grad_VW` and `counts_V` to zero.
+
+        `grad_VW` is zero already in rows without a count. Returns the numbers of rows touched and of rows clipped, as
+        an int64 tensor of shape (2,) on the table's device: to read it is to wait for a GPU.
+        """
 
     def cowclip_adam_rows(
         self,
@@ -98,7 +103,7 @@ class Kernels(Protocol):
         ids_N: Tensor,
         wide: bool,
         adam: AdamStep,
-    ) -> tuple[int, int]:
+    ) -> Tensor:
         """`cowclip_adam` of the rows that `ids_N` names only; `current_V`, the step a row has reached, becomes theirs.
 
         `ids_N` names every row with a count, as often as it likes.
@@ -121,5 +126,20 @@ class Kernels(Protocol):
 
 
 def kernels_for(device: torch.device) -> Kernels:
-    """The fastest implementation for tensors on `device`."""
-    return cpu if device.type == "cpu" else reference
+    """The fastest implementation for tensors on `device`.
+
+    Raises:
+        ConfigError: the device is a CUDA GPU and triton is not installed.
+    """
+    if device.type == "cpu":
+        return cpu
+    try:
+        from clickherd.kernels import gpu
+    except ModuleNotFoundError as error:
+        if error.name != "triton":
+            raise
+        raise ConfigError(
+            "training on a GPU needs triton, which is not installed",
+            mend="Install the CUDA build of torch, which brings it, or use --device cpu.",
+        ) from None
+    return gpu

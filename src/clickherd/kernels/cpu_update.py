@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numba
 import numpy as np
 import numpy.typing as npt
+import torch
 from numba import njit, prange
 from torch import Tensor
 
@@ -41,7 +42,7 @@ def cowclip_adam(
     counts_V: Tensor,
     wide: bool,
     adam: AdamStep,
-) -> tuple[int, int]:
+) -> Tensor:
     """CowClip and Adam in one pass over the table; see `reference.cowclip_adam` for the equations."""
     touched, clipped = _tallies(numba.get_num_threads())
     _cowclip_adam(
@@ -56,7 +57,7 @@ def cowclip_adam(
         touched,
         clipped,
     )
-    return int(touched.sum()), int(clipped.sum())
+    return torch.tensor([touched.sum(), clipped.sum()])
 
 
 def cowclip_adam_rows(
@@ -69,7 +70,7 @@ def cowclip_adam_rows(
     ids_N: Tensor,
     wide: bool,
     adam: AdamStep,
-) -> tuple[int, int]:
+) -> Tensor:
     """`cowclip_adam` of the rows that `ids_N` names, each once however often it is named."""
     owners = _owners()
     touched, clipped = _tallies(owners)
@@ -88,7 +89,7 @@ def cowclip_adam_rows(
         touched,
         clipped,
     )
-    return int(touched.sum()), int(clipped.sum())
+    return torch.tensor([touched.sum(), clipped.sum()])
 
 
 def catch_up(

@@ -60,7 +60,7 @@ def cowclip_adam(
     counts_V: Tensor,
     wide: bool,
     adam: AdamStep,
-) -> tuple[int, int]:
+) -> Tensor:
     """CowClip (Zheng et al., AAAI 2023, Algorithm 1 with the code's floor), then Adam, over the whole table.
 
     g_i ← ∂(mean loss)/∂w_i + 2λ w_i
@@ -86,10 +86,9 @@ def cowclip_adam(
     exp_avg_sq = adam.beta2 * exp_avg_sq + (1 - adam.beta2) * gradient.square()
     weight_VW[rows] -= adam.corrected_rate * exp_avg / (exp_avg_sq.sqrt() + adam.epsilon)
     exp_avg_VW[rows], exp_avg_sq_VW[rows] = exp_avg, exp_avg_sq
-    num_touched, num_clipped = int(touched_V.sum()), int(clipped_V.sum())
     grad_VW.zero_()
     counts_V.zero_()
-    return num_touched, num_clipped
+    return torch.stack([touched_V.sum(), clipped_V.sum()])
 
 
 def cowclip_adam_rows(
@@ -102,7 +101,7 @@ def cowclip_adam_rows(
     ids_N: Tensor,
     wide: bool,
     adam: AdamStep,
-) -> tuple[int, int]:
+) -> Tensor:
     """`cowclip_adam` of the rows that `ids_N` names, each once however often it is named."""
     rows = torch.unique(ids_N.long())
     weight, exp_avg, exp_avg_sq = weight_VW[rows], exp_avg_VW[rows], exp_avg_sq_VW[rows]

@@ -27,9 +27,8 @@ class EmbeddingTable:
     ) -> None:
         self.wide = wide
         self.is_settled = True  # no row waits for updates that it missed; see `optim.cowclip`
-        weight = torch.zeros(num_ids, embedding_dim + wide)
-        weight[:, int(wide) :].normal_(0, init_std, generator=generator)
-        self.weight = weight.to(device)
+        self.weight = torch.zeros(num_ids, embedding_dim + wide, device=device)
+        self.weight[:, int(wide) :].normal_(0, init_std, generator=generator)
 
     @property
     def kernels(self) -> Kernels:

@@ -71,8 +71,8 @@ class CowClip:
         """Add a micro-batch's gradients of the gathered rows and linear weights."""
         self.table.kernels.scatter_add(self.grad_VW, self.counts_V, ids_BS, bags, grad_rows_BFD, grad_wide_B)
 
-    def step(self, hyper: Hyperparameters) -> tuple[int, int]:
-        """Clip, decay and update the table; returns (rows touched, rows clipped)."""
+    def step(self, hyper: Hyperparameters) -> Tensor:
+        """Clip, decay and update the table; returns the numbers of rows touched and clipped, shape (2,)."""
         self.num_steps += 1
         beta1, beta2 = self.config.betas
         adam = AdamStep(

@@ -124,6 +124,21 @@ def test_a_second_run_reuses_the_store_and_repeats_the_first_bit_for_bit(run: Ru
     assert all((one[name] == two[name]).all() for name in one)
 
 
+def test_new_files_may_be_written_in_another_way(run: Run, clicks: Path, tmp_path: Path) -> None:
+    run("train", clicks, "--label", "clicked", "--epochs", 1, "--out", "run", "--no-report", *SMALL)
+    frame = pl.read_csv(clicks)
+    frame.write_csv(tmp_path / "odd.csv", separator="^")
+    assert run("predict", "run", clicks, "--out", "a.csv")[0] == 0
+    code, _, err = run("predict", "run", "odd.csv", "--out", "b.csv", "--set", "data.separator=^")
+    assert code == 0, err
+    assert Path("a.csv").read_text() == Path("b.csv").read_text()
+    assert run("evaluate", "run", "odd.csv", "--set", "data.separator=^", "--json")[0] == 0
+    for setting in ("optim.l2=1", "data.min_count=3"):
+        code, _, err = run("predict", "run", clicks, "--out", "c.csv", "--set", setting)
+        assert code == 2
+        assert setting.partition("=")[0] in err
+
+
 def test_crossed_columns_are_asked_for_in_a_flag_and_go_with_the_run(run: Run, clicks: Path, tmp_path: Path) -> None:
     flags = ["--label", "clicked", "--epochs", 1, "--no-report", *SMALL]
     code, _, err = run("train", clicks, "--cross", "user_id*item", "--out", "run", *flags)
@@ -203,8 +218,11 @@ def test_the_report_tells_what_was_left_out_unknown_and_why_training_ended(run: 
 
 
 def test_a_run_that_clips_shows_how_much(run: Run, clicks: Path) -> None:
-    run("train", clicks, "--label", "clicked", "--rule", "cowclip", "--epochs", 2, "--out", "run", *SMALL)
-    assert "Clipped gradients" in Path("run/report.html").read_text(encoding="utf-8")
+    for clip in ("1e-4", "1e4"):  # the clip takes many rows, or none: then there is nothing to draw
+        flags = ["--rule", "cowclip", "--set", f"optim.clip={clip}", "--epochs", 2, "--out", clip, *SMALL]
+        assert run("train", clicks, "--label", "clicked", *flags)[0] == 0
+        drawn = "Clipped gradients" in Path(clip, "report.html").read_text(encoding="utf-8")
+        assert drawn == (clip == "1e-4")
 
 
 def test_other_labels_take_positive(run: Run) -> None:

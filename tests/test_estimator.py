@@ -258,6 +258,19 @@ def test_a_run_of_the_command_line_is_learnt_again_with_its_crosses(tmp_path: Pa
     assert loaded.fit(frame, y).encoder_.layout.num_single == 3
 
 
+def test_a_saved_model_is_judged_on_files_with_the_labels_it_was_fitted_on(tmp_path: Path) -> None:
+    frame, y = crossed_rows()
+    bought = pd.Series(np.where(y, "yes", "no"), name="bought")
+    model = CTRClassifier(epochs=2, settings={"model": {"mlp": {"hidden_units": [8]}}}).fit(frame, bought)
+    model.save(tmp_path / "saved")
+    frame.assign(bought=bought).to_csv(tmp_path / "labelled.csv", index=False)
+    scores = clickherd.load(tmp_path / "saved").evaluate(tmp_path / "labelled.csv")
+    assert scores["auc"] == pytest.approx(roc_auc_score(y, model.predict_proba(frame)[:, 1]))
+    loaded = CTRClassifier.load(tmp_path / "saved")
+    assert loaded.partial_fit(frame, bought).predict(frame).tolist()[:3] == loaded.predict(frame).tolist()[:3]
+    assert set(loaded.predict(frame)) <= {"yes", "no"}
+
+
 @pytest.mark.parametrize("method", ["fit", "partial_fit"])
 def test_interrupted_in_mid_epoch_the_model_still_predicts_and_learns(
     method: str, monkeypatch: pytest.MonkeyPatch
@@ -288,3 +301,10 @@ def crossed_rows() -> tuple[pd.DataFrame, Any]:
     rng = np.random.default_rng(0)
     frame = pd.DataFrame({"user": rng.integers(0, 30, 600), "item": rng.integers(0, 20, 600)})
     return frame, ((frame["user"] * frame["item"]) % 3 == 0).to_numpy().astype(int)
+
+
+def test_a_batch_of_all_rows_is_warned_about() -> None:
+    frame, y = crossed_rows()
+    model = CTRClassifier(batch_size=65_536, epochs=1, settings={"model": {"mlp": {"hidden_units": [8]}}})
+    with pytest.warns(UserWarning, match="one update an epoch"):
+        model.fit(frame, y)

@@ -51,6 +51,7 @@ def bench(config: Config, *, rows: int, ids: int, batch_sizes: Sequence[int]) ->
     use_threads(config.train.threads)
     with tempfile.TemporaryDirectory(prefix="clickherd-bench-") as folder, seeded(config.train.seed):
         layout = _layout(ids)
+        rows = max(rows, 2 * max(batch_sizes))  # an epoch holds two full batches at least
         warm_up, store = (_store(Path(folder) / name, layout, n) for name, n in (("warm", 16_384), ("rows", rows)))
         for batch_size in batch_sizes:
             train = config.train.model_copy(update={"batch_size": batch_size, "epochs": 1})
@@ -61,6 +62,7 @@ def bench(config: Config, *, rows: int, ids: int, batch_sizes: Sequence[int]) ->
             yield {
                 "model": config.model.name,
                 "batch_size": batch_size,
+                "rows": rows,
                 "ids": layout.num_ids,
                 "precision": train.precision,
                 "rows_per_second": round(speed, 1),

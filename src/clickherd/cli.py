@@ -12,7 +12,7 @@ import signal
 import sys
 import time
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
@@ -22,6 +22,9 @@ from rich.text import Text
 from clickherd import __version__
 from clickherd.cli_data import app as data_app
 from clickherd.errors import ConfigError, Interrupted, UserError
+
+if TYPE_CHECKING:
+    from clickherd.runs import Run
 
 app = typer.Typer(
     help="Click logs in, a calibrated click model out, trained at huge batches.",
@@ -35,6 +38,12 @@ err = Console(stderr=True)
 
 Sources = Annotated[
     list[str], typer.Argument(help="Files, globs, folders or URLs: CSV, TSV (gz, zst), Parquet, Arrow.")
+]
+Reading = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set", metavar="KEY=VALUE", help="How to read the rows: data.format, data.separator or data.header."
+    ),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print exactly one JSON object on stdout.")]
 
@@ -155,12 +164,13 @@ def train(
 
 @app.command()
 def evaluate(
-    run: Annotated[Path, typer.Argument(help="A run folder.")], data: Sources, as_json: AsJson = False
+    run: Annotated[Path, typer.Argument(help="A run folder.")],
+    data: Sources,
+    set_: Reading = None,
+    as_json: AsJson = False,
 ) -> None:
     """Score a trained model on labelled rows."""
-    from clickherd import runs
-
-    trained = runs.load(run)
+    trained = _load(run, set_)
     scores = trained.evaluate(data)
     unseen = {name: count for name, count in trained.encoder.unseen.items() if count}
     if as_json:
@@ -178,12 +188,12 @@ def predict(
     run: Annotated[Path, typer.Argument(help="A run folder.")],
     data: Sources,
     out: Annotated[Path, typer.Option(help="Where the probabilities go: .csv or .parquet, one row per input row.")],
+    set_: Reading = None,
 ) -> None:
     """Write the click probability of every row."""
-    from clickherd import runs
     from clickherd.predictions import write_predictions
 
-    trained = runs.load(run)
+    trained = _load(run, set_)
     rows = write_predictions(out, (scores for scores, _ in trained.predictions(data)))
     _announce(f"{rows:,} probabilities in {out}")
     _print_unseen({name: count for name, count in trained.encoder.unseen.items() if count})
@@ -203,7 +213,7 @@ def bench(
     batch_size: Annotated[
         list[int] | None, typer.Option(min=1, help="Rows per update; repeatable. 1,024 to 131,072 when not given.")
     ] = None,
-    rows: Annotated[int, typer.Option(min=1, help="Rows of an epoch.")] = 262_144,
+    rows: Annotated[int, typer.Option(min=1, help="Rows of an epoch, at least two batches.")] = 262_144,
     ids: Annotated[int, typer.Option(min=1, help="Values of all fields together.")] = 1_000_000,
     set_: Annotated[
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Any setting, such as train.precision=bf16.")
@@ -230,9 +240,25 @@ def bench(
             f"{record['peak_rss_mib']:,.0f}",
         )
     if as_json:
-        typer.echo(json.dumps({"machine": machine.describe(), "rows": rows, "results": records}))
+        typer.echo(json.dumps({"machine": machine.describe(), "results": records}))
     else:
         Console().print(table)
+
+
+def _load(run: Path, assignments: list[str] | None) -> Run:
+    """The run, which reads new files as the settings say; nothing else about it can be set."""
+    from clickherd import runs
+    from clickherd.config import parse_assignments
+
+    settings = parse_assignments(assignments or [])
+    reading = settings.pop("data", {})
+    odd = [*settings, *(f"data.{name}" for name in reading if name not in ("format", "separator", "header"))]
+    if odd:
+        raise ConfigError(
+            f"a trained model does not take {odd[0]}",
+            mend="Only data.format, data.separator and data.header can be set.",
+        )
+    return runs.load(run, reading=reading)
 
 
 def _announce(message: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Self
@@ -23,6 +24,7 @@ from clickherd.data.cross import cross_name
 from clickherd.data.prepare import Prepared, encode_stream, encode_to_store, prepare
 from clickherd.data.source import open_source
 from clickherd.data.store import Store
+from clickherd.data.values import as_texts
 from clickherd.device_store import TrainingRows
 from clickherd.errors import ConfigError
 from clickherd.learner import Learner
@@ -95,6 +97,12 @@ class CTRClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # sc
         with tempfile.TemporaryDirectory(prefix="clickherd-") as folder, seeded(self._seed()), threads_kept():
             valid_fraction = self.valid_fraction if len(frame) >= MIN_ROWS_TO_VALIDATE else 0.0
             prepared = self._prepare(frame, Path(folder), valid_fraction)
+            if self.batch_size is not None and self.batch_size > len(prepared.train):
+                warnings.warn(
+                    f"the batch holds all {len(prepared.train):,} training rows: one update an epoch; leave batch_size "
+                    "out to have one chosen",
+                    stacklevel=2,
+                )
             trainer = Trainer(self.config_, self.model_, prepared.train, prepared.valid, Path(folder) / "run")
             try:
                 self.history_ = trainer.run().history
@@ -163,9 +171,15 @@ class CTRClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # sc
             "parameters": self.get_params() | {"random_state": self.config_.train.seed},
             "has_feature_names": hasattr(self, "feature_names_in_"),
         }
-        config = self.config_.model_copy(update={"source": SourceConfig()})  # rows of a run are not those of this model
+        encoder = self.encoder_
+        update: dict[str, Any] = {"source": SourceConfig()}  # rows of a run are not those of this model
+        if encoder.reading.positive is None and self.classes_.tolist() not in ([0, 1], [False, True]):
+            other, positive = as_texts(pl.Series(self.classes_))  # how the labels stand in the user's files
+            encoder = encoder.with_labels(positive, (positive, other))
+            update["data"] = self.config_.data.model_copy(update={"positive": positive})
+        config = self.config_.model_copy(update=update)
         with checkpoint.new_folder(Path(folder), mend="Choose another folder, or remove this one.") as beside:
-            self.encoder_.save(beside / "encoder")
+            encoder.save(beside / "encoder")
             checkpoint.write_text(beside / "config.yaml", dump_yaml(config))
             checkpoint.save(beside / "model.safetensors", self.model_.tensors(), facts)
 
@@ -214,7 +228,7 @@ class CTRClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # sc
     def _prepare(self, frame: pl.DataFrame, folder: Path, valid_fraction: float) -> Prepared:
         """Encode the rows under `folder` and make a new model for them."""
         own: dict[str, Any] = {
-            "data": {"label": LABEL, "valid_fraction": valid_fraction, "test_fraction": 0.0},
+            "data": {"label": frame.columns[-1], "valid_fraction": valid_fraction, "test_fraction": 0.0},
             "model": {"name": self.model},
             "optim": {"rule": self.rule},
             "train": {"epochs": self.epochs, "seed": self._seed(), "threads": self.threads},
@@ -267,8 +281,9 @@ class CTRClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # sc
         return pl.DataFrame(columns, nan_to_null=True)
 
     def _labelled(self, X: Any, y: Any, *, first: bool, classes: Any = None) -> pl.DataFrame:
-        """X with y as 0 and 1 in an additional column."""
+        """X with y in an additional column: as 0 and 1, or as the texts of a loaded model's labels."""
         frame = self._features(X, reset=first)
+        label = self.encoder_.schema.label if not first else _label_name(y, frame)
         if y is None:
             raise ValueError("requires y to be passed, but the target y is None")
         y = column_or_1d(y, warn=True)
@@ -282,4 +297,13 @@ class CTRClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # sc
             raise ValueError(f"Only binary classification is supported, y has {len(self.classes_)} classes")
         if len(self.classes_) < 2:
             raise ValueError(f"y has one class only: {self.classes_.tolist()}")
-        return frame.with_columns(pl.Series(LABEL, (y == self.classes_[1]).astype(np.int8)))
+        click = pl.Series(label, (y == self.classes_[1]).astype(np.int8))
+        if not first and self.encoder_.reading.positive is not None:
+            click = click.replace_strict([0, 1], as_texts(pl.Series(self.classes_)), return_dtype=pl.String)
+        return frame.with_columns(click)
+
+
+def _label_name(y: Any, frame: pl.DataFrame) -> str:
+    """The name that a Series of labels has, so that a saved model finds them in a file; otherwise a name of ours."""
+    name = getattr(y, "name", None)
+    return name if isinstance(name, str) and name and name not in frame.columns else LABEL

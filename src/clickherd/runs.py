@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from clickherd import checkpoint, machine
-from clickherd.config import Config, dump_yaml, load_yaml, resolve
+from clickherd.config import Config, dump_yaml, load_yaml, merge, resolve
 from clickherd.data.encode import Encoder
 from clickherd.data.prepare import Prepared, encode_stream, prepare, quiet, single_parts
 from clickherd.data.source import DataLike, open_source
@@ -257,14 +257,19 @@ class Run:
         return score(y_true, y_score, groups if len(groups) else None)
 
 
-def load(path: str | Path, *, device: str = "cpu") -> Run:
+def load(path: str | Path, *, device: str = "cpu", reading: Mapping[str, Any] | None = None) -> Run:
     """Open a run folder. Strict: settings, encoder and weights must fit each other.
+
+    Args:
+        path: the folder.
+        device: where the model computes.
+        reading: settings of `data` by which new files are read, such as `{"header": False}`, if not as in training.
 
     Raises:
         RunError: not a run folder, or one without finished weights.
     """
     folder = Path(path)
-    config = load_config(folder)
+    config = load_config(folder, {"data": reading or {}})
     encoder = Encoder.load(folder / "encoder")
     tensors, _ = checkpoint.load(folder / "model.safetensors")
     with seeded(0):  # the weights drawn here are replaced at once
@@ -273,12 +278,12 @@ def load(path: str | Path, *, device: str = "cpu") -> Run:
     return Run(folder, config, encoder, model)
 
 
-def load_config(folder: Path) -> Config:
-    """The settings of a run folder."""
+def load_config(folder: Path, over: Mapping[str, Any] | None = None) -> Config:
+    """The settings of a run folder, with those of `over` laid on top."""
     path = folder / "config.yaml"
     if not path.exists():
         raise RunError("not a run folder: it holds no config.yaml", file=folder, mend="Check the path.")
-    return resolve(load_yaml(path), source=path)
+    return resolve(merge(load_yaml(path), over or {}), source=path)
 
 
 def report_run(folder: Path, announce: Announce = quiet) -> Path:

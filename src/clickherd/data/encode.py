@@ -96,6 +96,11 @@ class Encoder:
         self.layout = Layout(tuple(fields), tuple(self.scaled))
         self.unseen: dict[str, int] = {}
 
+    def with_labels(self, positive: str, label_values: tuple[str, ...]) -> Encoder:
+        """The same encoder for rows whose labels are these texts."""
+        reading = self.reading.model_copy(update={"positive": positive, "label_values": label_values})
+        return Encoder(self.schema, reading, self.embedded, self.scaled)
+
     def columns_of(self, available: Iterable[str], file: str, *, labels: bool) -> list[str]:
         """The columns to read from a source that has the `available` ones; others are left alone.
 

@@ -122,7 +122,7 @@ def validation_auc(history: Sequence[dict[str, Any]], best: int | None) -> Chart
 def clipped(history: Sequence[dict[str, Any]], best: int | None) -> Chart | None:
     """Share of embedding rows whose gradient CowClip scaled down."""
     epochs, share = _by_epoch(history, "clipped_fraction")
-    if len(epochs) < 2:
+    if len(epochs) < 2 or not share.any():  # the table of epochs says that none was
         return None
 
     def paint(axes: Axes) -> None:

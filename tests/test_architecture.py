@@ -38,6 +38,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "graphs": ("network",),
     "learner": ("config", "network", "masking", "device_store", "graphs", "optim"),
     "observer": ("optim",),
+    "training_state": (),
     "train": (
         "errors",
         "checkpoint",
@@ -49,6 +50,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
         "device_store",
         "learner",
         "observer",
+        "training_state",
     ),
 }
 COMMAND_LINE = ("cli", "cli_data")

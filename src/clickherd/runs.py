@@ -34,7 +34,8 @@ from clickherd.masking import check_mask
 from clickherd.network import ClickModel
 from clickherd.observer import Observer
 from clickherd.runtime import check_device, seeded, use_threads
-from clickherd.train import Progress, Trainer, batch_size_for
+from clickherd.train import Trainer, batch_size_for
+from clickherd.training_state import Progress
 
 IMPORTANCE_ROWS = 10_000  # enough to rank fields; more would cost longer than training on small logs
 NAMED = 10  # columns that a note names at most

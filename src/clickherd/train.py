@@ -6,11 +6,8 @@ import json
 import math
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
-
-import torch
 
 from clickherd import checkpoint
 from clickherd.config import Config
@@ -22,6 +19,7 @@ from clickherd.learner import Learner
 from clickherd.network import ClickModel
 from clickherd.observer import Observer, Silent
 from clickherd.optim.scaling import warmed_up
+from clickherd.training_state import Progress, Sums
 
 MIN_STEPS_PER_EPOCH, MAX_AUTO_BATCH, MIN_AUTO_BATCH = 50, 65_536, 256
 LOSS_POINTS = 200  # of the running training loss, in a run of all its epochs
@@ -30,57 +28,6 @@ CHECKPOINT_SHARE = 0.03  # of the time, at most, goes into writing checkpoints
 
 class DivergedError(UserError):
     """The loss is no longer finite."""
-
-
-@dataclass
-class Progress:
-    """Where training stands: all that a checkpoint holds beside tensors."""
-
-    epoch: int = 0  # epochs completed
-    step: int = 0  # batches completed in the running epoch
-    total_steps: int = 0
-    loss_sum: float = 0.0  # over the rows of the running epoch
-    running_loss: list[tuple[int, float]] = field(default_factory=list)  # of the running epoch: step, mean since last
-    noted_loss: float = 0.0  # `loss_sum` and its rows when the last of these points was taken
-    noted_rows: int = 0
-    touched: int = 0
-    clipped: int = 0
-    epoch_seconds: float = 0.0
-    seconds: float = 0.0  # all training so far, validation left out
-    rows: int = 0  # all rows trained on so far
-    best_epoch: int = 0
-    best_score: float = -math.inf
-    stopped: bool = False  # early
-    decay: float = 1.0  # of both rates, by optim.plateau_factor
-    history: list[dict[str, Any]] = field(default_factory=list)
-
-
-class Sums:
-    """Sums over the running epoch, on the device until they are read: reading waits for it."""
-
-    def __init__(self, progress: Progress, device: torch.device) -> None:
-        self.loss = torch.tensor(progress.loss_sum, dtype=torch.float64, device=device)
-        self._tallies = torch.tensor([progress.touched, progress.clipped], device=device)
-        self._noted: list[tuple[int, int, torch.Tensor]] = []  # step, rows done, `loss` then
-
-    def add(self, loss: torch.Tensor, tallies: torch.Tensor, num_rows: int) -> None:
-        """Add a batch: its mean loss, and the numbers of table rows touched and clipped."""
-        self.loss += loss.double() * num_rows
-        self._tallies += tallies
-
-    def note(self, step: int, rows: int) -> None:
-        """Take a point of the running training loss."""
-        self._noted.append((step, rows, self.loss.clone()))
-
-    def read_into(self, progress: Progress) -> None:
-        """Bring `progress` up to date."""
-        progress.loss_sum = float(self.loss)
-        progress.touched, progress.clipped = self._tallies.tolist()
-        for step, rows, loss in self._noted:
-            mean = (float(loss) - progress.noted_loss) / (rows - progress.noted_rows)
-            progress.running_loss.append((step, mean))
-            progress.noted_loss, progress.noted_rows = float(loss), rows
-        self._noted.clear()
 
 
 class Trainer:
@@ -171,6 +118,7 @@ class Trainer:
             "valid": valid,
             "samples_per_second": len(self.train) / progress.epoch_seconds,
             "seconds": progress.epoch_seconds,
+            "rate_decay": progress.decay,
             "clipped_fraction": progress.clipped / max(progress.touched, 1) if self._clips else None,
             "running_loss": progress.running_loss,
         }

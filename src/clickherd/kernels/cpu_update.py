@@ -1,5 +1,7 @@
 """The numba twins that update the table. Every row is updated by one thread alone, so results do not depend on the
 number of threads; a row that catches up goes through the very operations that it missed, so it ends with the very bits.
+
+One file, because numba's cache on disk notices a change only in the file of the kernel itself, not of what it calls.
 """
 
 from __future__ import annotations

@@ -46,6 +46,11 @@ def as_texts(values: pl.Series) -> pl.Series:
     return values.cast(pl.String)
 
 
+def as_label_texts(values: pl.Series) -> pl.Series:
+    """Labels as texts, however they are spelt: ` 1 `, `1.0` and 1 are one value."""
+    return as_texts(values).str.strip_chars().replace(_BOOLEANS).str.replace(WHOLE_FLOAT, "$1")
+
+
 def without_nulls(texts: pl.Series, null_values: Sequence[str]) -> pl.Series:
     """The texts with those that mean missing as nulls; other types come back as they are."""
     if texts.dtype != pl.String:

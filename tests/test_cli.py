@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -303,6 +304,23 @@ def test_bad_rows_end_with_2_and_say_where(run: Run, text: str | bytes | None, s
     for word in says:
         assert word.lower() in err.lower(), err
     assert not Path("run").exists()
+
+
+@pytest.mark.parametrize(("text", "role"), [("nan", None), ("NaN", None), (" inf", None), ("it's", "price=numeric")])
+def test_the_advice_for_a_missing_value_in_other_words_works_as_printed(run: Run, text: str, role: str | None) -> None:
+    path = write(GOOD + f"1,i3,{text}\n0,NULL,\\N\n1,,N/A\n")
+    flags = ["--label", "clicked", "--epochs", 1, "--no-report", *SMALL, *(["--role", role] if role else [])]
+    code, _, err = run("train", path, *flags)
+    assert code == 2
+    words = shlex.split(err[err.index("--set") : err.index(" if it means missing")])
+    code, _, err = run("train", path, *flags, "--out", "run", *words)
+    assert code == 0, err
+    encoder = load("run").encoder
+    assert set(encoder.embedded["item"].values) == {f"i{i}" for i in range(7)}  # NULL and the rest still mean missing
+    code, _, err = run("predict", "run", write(GOOD + "1,i3,infinity\n"), "--out", "p.csv")
+    assert code == 2
+    assert "infinity" not in str(encoder.reading.null_values)
+    assert "--set" not in err  # predict has no option for it
 
 
 @pytest.mark.parametrize(

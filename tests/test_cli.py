@@ -471,6 +471,20 @@ def test_more_mistakes_end_with_2_and_leave_nothing(
     assert {path.name for path in Path().iterdir()} - {"cache", "runs"} == before
 
 
+def test_describe_names_odd_values_and_says_when_it_counts_a_sample(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    frame = log().with_columns(pl.col("price").cast(pl.String), price2=pl.lit("x"))
+    frame = frame.with_columns(price=pl.when(pl.int_range(1200) == 700).then(pl.lit("n/a?")).otherwise("price"))
+    for file in ("few.csv", "few.parquet"):
+        frame.write_csv(file) if file.endswith("csv") else frame.write_parquet(file)
+        for rows, told in ((1200, False), (1199, True)):
+            monkeypatch.setattr("clickherd.data.describe.SAMPLE_ROWS", rows)
+            code, out, err = run("data", "describe", file, "--label", "clicked")
+            assert code == 0, err
+            words = "".join(out.replace("│", " ").split())
+            assert "'n/a?'" in words
+            assert ("therearemore" in words) == told
+
+
 def test_bench_holds_training_against_its_matrix_products(run: Run) -> None:
     flags = ["--rows", 4096, "--ids", 5000, "--batch-size", 512, "--batch-size", 1024, "--json", *SMALL[:2]]
     code, out, err = run("bench", "--model", "dcnv2", *flags)

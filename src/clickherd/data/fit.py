@@ -24,7 +24,7 @@ from clickherd.data.numeric import (
     Standard,
     quantile_edges,
 )
-from clickherd.data.schema import Column, Schema, check_features, drop, says_nothing
+from clickherd.data.schema import Column, Schema, check_features, drop, note_crosses, says_nothing
 from clickherd.data.source import RawChunk, Source
 from clickherd.data.split import NAMES, TRAIN, Splits, Splitter
 from clickherd.data.values import as_label_texts, as_texts, read_labels, read_numbers, read_parts
@@ -172,7 +172,7 @@ def fit(source: Source, schema: Schema, config: DataConfig, splitter: Splitter |
             scaled[column.name] = encoding
         else:
             embedded[column.name] = encoding
-    schema = check_features(replace(schema, columns=tuple(columns)), source.name)
+    schema = check_features(replace(schema, columns=note_crosses(columns, config)), source.name)
     reading = Reading(
         null_values=config.null_values,
         multi_separator=config.multi_separator,

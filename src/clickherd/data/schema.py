@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -11,7 +11,7 @@ import polars as pl
 from pydantic import ConfigDict, TypeAdapter
 
 from clickherd.data.config import DataConfig, NumericEncoding, Role
-from clickherd.data.cross import cross_name
+from clickherd.data.cross import ALL_SAME, cross_name, cross_note
 from clickherd.data.kinds import are_fractions, are_times, as_numbers, without_odd
 from clickherd.data.source import Source
 from clickherd.data.store import TRUTH
@@ -114,7 +114,7 @@ def infer_schema(source: Source, config: DataConfig, *, settle: bool = True) -> 
     times = [column.name for column in columns if column.role == "timestamp"]
     groups = [name for word in GROUP_NAMES for name in source.columns if name.lower() == word and name != config.label]
     schema = Schema(
-        columns,
+        note_crosses(columns, config),
         config.label,
         config.group or next(iter(groups), None),
         config.time_column or next(iter(times), None),
@@ -132,6 +132,14 @@ def check_features(schema: Schema, file: str) -> Schema:
             mend="Add columns, or give one a role with --role COLUMN=categorical.",
         )
     return schema
+
+
+def note_crosses(columns: Sequence[Column], config: DataConfig) -> tuple[Column, ...]:
+    """The columns, with a note on each cross of an ignored one."""
+    useless = {c.name: c.note for c in columns if c.role == "ignored" and c.note != "as set"}
+    notes = {cross_name(crossed): cross_note(crossed, useless) for crossed in config.crosses}
+    noted = [c.name in notes and c.note.startswith("crossed") for c in columns]
+    return tuple(replace(c, note=notes[c.name]) if is_cross else c for c, is_cross in zip(columns, noted, strict=True))
 
 
 def drop(column: Column, reason: str, config: DataConfig) -> Column:
@@ -271,7 +279,7 @@ def says_nothing(present: int, distinct: int, rows: int) -> str:
     """Why a column cannot tell rows apart; empty when it may."""
     if rows and not present:
         return "every value is missing"
-    return "every row has the same value" if distinct == 1 and present == rows else ""
+    return ALL_SAME if distinct == 1 and present == rows else ""
 
 
 def _given(present: pl.Series, config: DataConfig, *, criteo: bool) -> Column | None:

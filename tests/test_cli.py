@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -323,6 +324,23 @@ def test_bad_rows_end_with_2_and_say_where(run: Run, text: str | bytes | None, s
     assert not Path("run").exists()
 
 
+@pytest.mark.parametrize(("text", "role"), [("nan", None), ("NaN", None), (" inf", None), ("it's", "price=numeric")])
+def test_the_advice_for_a_missing_value_in_other_words_works_as_printed(run: Run, text: str, role: str | None) -> None:
+    path = write(GOOD + f"1,i3,{text}\n0,NULL,\\N\n1,,N/A\n")
+    flags = ["--label", "clicked", "--epochs", 1, "--no-report", *SMALL, *(["--role", role] if role else [])]
+    code, _, err = run("train", path, *flags)
+    assert code == 2
+    words = shlex.split(err[err.index("--set") : err.index(" if it means missing")])
+    code, _, err = run("train", path, *flags, "--out", "run", *words)
+    assert code == 0, err
+    encoder = load("run").encoder
+    assert set(encoder.embedded["item"].values) == {f"i{i}" for i in range(7)}  # NULL and the rest still mean missing
+    code, _, err = run("predict", "run", write(GOOD + "1,i3,infinity\n"), "--out", "p.csv")
+    assert code == 2
+    assert "infinity" not in str(encoder.reading.null_values)
+    assert "--set" not in err  # predict has no option for it
+
+
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
@@ -469,6 +487,20 @@ def test_more_mistakes_end_with_2_and_leave_nothing(
     assert code == 2, err
     assert all(word in err for word in says), err
     assert {path.name for path in Path().iterdir()} - {"cache", "runs"} == before
+
+
+def test_describe_names_odd_values_and_says_when_it_counts_a_sample(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    frame = log().with_columns(pl.col("price").cast(pl.String), price2=pl.lit("x"))
+    frame = frame.with_columns(price=pl.when(pl.int_range(1200) == 700).then(pl.lit("n/a?")).otherwise("price"))
+    for file in ("few.csv", "few.parquet"):
+        frame.write_csv(file) if file.endswith("csv") else frame.write_parquet(file)
+        for rows, told in ((1200, False), (1199, True)):
+            monkeypatch.setattr("clickherd.data.describe.SAMPLE_ROWS", rows)
+            code, out, err = run("data", "describe", file, "--label", "clicked")
+            assert code == 0, err
+            words = "".join(out.replace("│", " ").split())
+            assert "'n/a?'" in words
+            assert ("therearemore" in words) == told
 
 
 def test_bench_holds_training_against_its_matrix_products(run: Run) -> None:

@@ -5,6 +5,7 @@ import pytest
 
 from clickherd.data.config import DataConfig
 from clickherd.data.prepare import encode_stream, prepare
+from clickherd.data.schema import infer_schema
 from clickherd.data.source import open_source
 from clickherd.errors import ConfigError, DataError
 
@@ -102,3 +103,17 @@ def test_a_column_missing_at_prediction_is_named(tmp_path):
     with pytest.raises(DataError, match="the cross user\\*item needs") as found:
         open_source(ROWS.drop("item"), CROSSED, need_label=False)
     assert found.value.column == "item"
+
+
+def test_a_cross_with_a_column_that_tells_nothing_has_a_note(tmp_path):
+    rows = ROWS.with_columns(item=pl.lit("a"))
+    encoder = prepare(rows, CROSSED, cache_dir=tmp_path).encoder
+    (line,) = (line for line in encoder.schema.lines() if line.startswith("user*item"))
+    assert line.endswith("crossed; item is the same in every row")
+    (line,) = (line for line in infer_schema(open_source(rows, CROSSED), CROSSED).lines() if "user*item" in line)
+    assert line.endswith("crossed; item is the same in every row")
+    (line,) = (line for line in prepare(ROWS, CROSSED, cache_dir=tmp_path).encoder.schema.lines() if "*" in line)
+    assert line.endswith("crossed")
+    many = pl.DataFrame({"label": [0, 1] * 100, "user": range(200), "item": ["a"] * 200, "site": ["x", "y"] * 100})
+    (line,) = (line for line in prepare(many, CROSSED, cache_dir=tmp_path).encoder.schema.lines() if "*" in line)
+    assert line.endswith("crossed; user is ignored: numbers the rows; item is the same in every row")

@@ -307,6 +307,13 @@ def test_splits_that_stay_empty_are_told(cache):
         (["0", "1"] * 19 + ["x", "1"], {}, r"this one is 'x'.*row 39\)"),
         ([0, 0], {}, "all training rows have the label 0"),
         (["yes", "yes"], {"positive": "yes"}, "all training rows have the label 1"),
+        (
+            ["no", "yes"] * 19 + ["no", "maybe"],
+            {"positive": "yes"},
+            r"'no' in 200, 'yes' in 190, 'maybe' in 10; here 'maybe' stands first.*'label', row 40\).*leave them out",
+        ),
+        (["no", "yes"] * 19 + ["Yes", "no"], {"positive": "yes"}, r"'Yes' in 10.*row 39\)"),
+        ([f"id{i}" for i in range(400)], {"positive": "id7"}, r"'id0' in 1, .*and others \("),
     ],
 )
 def test_labels_that_cannot_be_used(cache, labels, settings, message):
@@ -323,6 +330,37 @@ def test_labels_that_cannot_be_used_are_told_before_the_whole_file_is_read(cache
         run(cache, tmp_path / "log.csv")
 
 
+@pytest.mark.parametrize("suffix", [".csv", ".parquet"])
+def test_a_third_label_is_named_with_its_row_wherever_it_stands(cache, tmp_path, monkeypatch, suffix):
+    monkeypatch.setattr(module, "SAMPLE_ROWS", 100)
+    row = pl.int_range(400)
+    words = pl.when(pl.col("label") == 1).then(pl.lit("yes")).otherwise(pl.lit("no"))
+    log = click_log(400).with_columns(label=words)
+    odd = log.with_columns(label=pl.when(row == 333).then(pl.lit("maybe")).otherwise("label"))
+    paths = []
+    for name, frame in (("log", log), ("odd", odd)):
+        paths.append(tmp_path / f"{name}{suffix}")
+        frame.write_csv(paths[-1]) if suffix == ".csv" else frame.write_parquet(paths[-1])
+    line = ", line 335" if suffix == ".csv" else ""
+    message = rf"of the first 400 rows.*'maybe' in 1;.*odd{suffix}, column 'label', row 334{line}\)"
+    with pytest.raises(DataError, match=message):
+        run(cache, paths[1], settings={"positive": "yes"})
+    for name in ("valid", "test"):
+        with pytest.raises(DataError, match=message):
+            run(cache, paths[0], settings={"positive": "yes"}, **{name: paths[1]})
+    encoder = run(cache, paths[0], settings={"positive": "yes"}).encoder
+    (batch,) = encode_stream(encoder, open_source(paths[1], DataConfig()), labels=True)
+    assert batch.labels[333] == 0  # rows to judge may hold more
+
+
+def test_labels_are_counted_over_all_files(cache, tmp_path):
+    words = pl.when(pl.col("label") == 1).then(pl.lit("yes"))
+    click_log(300).with_columns(label=words.otherwise(pl.lit("maybe"))).write_csv(tmp_path / "1.csv")
+    click_log(900).with_columns(label=words.otherwise(pl.lit("no"))).write_csv(tmp_path / "2.csv")
+    with pytest.raises(DataError, match=r"first 1,200 rows.*'maybe' stands first \(file .*1.csv, column 'label', row"):
+        run(cache, str(tmp_path / "*.csv"), settings={"positive": "yes"})
+
+
 @pytest.mark.parametrize(
     ("labels", "settings"),
     [
@@ -334,12 +372,14 @@ def test_labels_that_cannot_be_used_are_told_before_the_whole_file_is_read(cache
         (["True", "false"], {}),
         ([" >50K", "<=50K "], {"positive": ">50K"}),
         ([5, 1], {"positive": "5"}),
+        (["5", "1", "5.0", " 1.0"], {"positive": "5"}),
+        (["True", "False", "true", "FALSE "], {"positive": "true"}),
         ([5.0, 1.0], {"positive": "5"}),
         ([True, False], {"positive": "True"}),
     ],
 )
 def test_labels_that_can(cache, labels, settings):
-    log = click_log(400).with_columns(pl.Series("label", labels * 200, strict=False))
+    log = click_log(400).with_columns(pl.Series("label", labels * (400 // len(labels)), strict=False))
     prepared = run(cache, log, settings={**settings, "valid_fraction": 0, "test_fraction": 0})
     assert prepared.train.labels.tolist() == [1, 0] * 200
 

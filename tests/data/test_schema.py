@@ -207,3 +207,54 @@ def test_lists_with_another_separator_stay_categorical_with_a_hint(separator):
 )
 def test_separators_that_may_be_mere_text_give_no_hint(texts):
     assert "separator" not in note_of(texts)[1]
+
+
+def with_odd(values, *odd):
+    texts = [str(value) for value in values]
+    return [*texts[: ROWS - len(odd)], *odd]
+
+
+@pytest.mark.parametrize("values", [RNG.random(ROWS), RNG.permutation(ROWS), SOME])
+def test_an_odd_value_among_numbers_is_named_with_the_mend(values):
+    role, note = note_of(with_odd(values, "n/a?"))
+    assert role in ("categorical", "ignored")  # as for other texts
+    assert "almost all values are numbers; 'n/a?' is not one" in note
+    assert "data.null_values" in note
+    assert "--role column=numeric" in note
+    columns = {"column": with_odd(values, "n/a?"), "other": SOME}
+    assert "'n/a?' is not one" in schema_of(columns).lines()[1]
+    mended = note_of(with_odd(values, "n/a?"), null_values=("", "n/a?"), roles={"column": "numeric"})
+    assert mended == ("numeric", "as set")
+
+
+def test_a_few_odd_values_are_listed():
+    assert "'x', 'y' are not" in note_of(with_odd(SOME, "x", "x", "y"))[1]
+    assert " and 1 more are not" in note_of(with_odd(SOME, "u", "v", "x", "y"))[1]
+
+
+@pytest.mark.parametrize(
+    ("name", "values"),
+    [
+        ("column", with_odd(SOME, *"vwxyz")),  # over 1 %
+        ("column", with_odd([f"{i:03d}" for i in SOME], "n/a?")),  # codes
+        ("user_id", with_odd(SOME, "guest")),  # ids
+        ("column", with_odd(SOME, None)),
+        ("column", ["a", "b"] * 200),
+    ],
+)
+def test_texts_among_ids_codes_and_texts_are_no_slip(name, values):
+    (column,) = (c for c in schema_of({name: values, "other": SOME}).columns if c.name == name)
+    assert "almost all" not in column.note
+
+
+@pytest.mark.parametrize(
+    ("values", "odd"),
+    [
+        ([f"2024-05-01 12:{i % 60:02d}:00" for i in range(ROWS)], "yesterday"),
+        ([f"2024-05-{i % 28 + 1:02d}" for i in range(ROWS)], "2024-02-30"),
+        (1_700_000_000 + SOME, "soon"),
+    ],
+)
+def test_an_odd_value_among_times_is_named(values, odd):
+    (column, *_) = (c for c in schema_of({"event_time": with_odd(values, odd), "o": SOME}).columns if c.name != "label")
+    assert f"almost all values are times; '{odd}' is not one" in column.note

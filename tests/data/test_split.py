@@ -96,6 +96,14 @@ def test_time_split_needs_times():
         splits(frame_of(times.scatter(11, "soon")), split="time")
 
 
+def test_a_time_column_with_odd_values_is_named():
+    times = pl.Series(["2024-05-01"] * ROWS).scatter(11, "yesterday")
+    with pytest.raises(DataError, match=r"'yesterday' is not one \(.*column 'ts'\).*--time-column ts tells where"):
+        splits(frame_of(times), split="time", time_column=None)
+    with pytest.raises(DataError, match=r"'yesterday' is not a time.*column 'ts', row 12"):
+        splits(frame_of(times), split="time", time_column="ts")
+
+
 def test_fractions_have_to_leave_training_rows():
     with pytest.raises(DataError, match="no training rows"):
         splits(frame_of(), valid_fraction=0.6, test_fraction=0.4)

@@ -18,9 +18,22 @@ from clickherd.errors import ConfigError, DataError, did_you_mean
 BETWEEN, ESCAPED = " × ", " ×× "  # the values of one combination; what stands for BETWEEN within a value
 
 
+ALL_SAME = "every row has the same value"  # why a column is ignored
+
+
 def cross_name(columns: Sequence[str]) -> str:
     """The name of the crossed column, as `--cross` writes it."""
     return "*".join(columns)
+
+
+def cross_note(columns: Sequence[str], useless: Mapping[str, str]) -> str:
+    """The note on a crossed column; `useless` says of ignored columns why they tell nothing."""
+    parts = [
+        f"{name} is the same in every row" if useless[name] == ALL_SAME else f"{name} is ignored: {useless[name]}"
+        for name in columns
+        if name in useless
+    ]
+    return "; ".join(["crossed", *parts])
 
 
 class CrossedPart(ExtendedPart):

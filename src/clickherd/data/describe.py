@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import accumulate
 
 from clickherd.data.config import DataConfig
 from clickherd.data.schema import SAMPLE_ROWS, infer_schema
-from clickherd.data.source import DataLike, open_source
+from clickherd.data.source import DataLike, Source, open_source
 
 EXAMPLES = 3
 
@@ -14,7 +15,8 @@ EXAMPLES = 3
 def describe_source(data: DataLike, config: DataConfig, *, need_label: bool) -> Iterator[tuple[str, ...]]:
     """One row per column: name, role, distinct values, missing share, most frequent values, note.
 
-    Counts are those of a sample of at most 50,000 rows, which holds all rows of a smaller file.
+    Counts are those of a sample of at most 50,000 rows, which holds all rows of a smaller file. If there are more, a
+    last row, without a name, says so in its note.
 
     Raises:
         DataError: the files cannot be read.
@@ -33,3 +35,11 @@ def describe_source(data: DataLike, config: DataConfig, *, need_label: bool) -> 
             ", ".join(str(value) for value in top),
             column.note,
         )
+    if _has_more(source, sample.height):
+        yield ("", "", "", "", "", f"counts are those of the first {sample.height:,} rows read; there are more")
+
+
+def _has_more(source: Source, rows: int) -> bool:
+    """Whether there are more than so many rows. Reading ends once that is clear."""
+    found = accumulate(chunk.frame.height for chunk in source.chunks(source.columns[:1], SAMPLE_ROWS))
+    return any(height > rows for height in found)

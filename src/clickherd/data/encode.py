@@ -159,7 +159,7 @@ class Encoder:
             return unknown
 
         def scale(position: int, name: str) -> None:
-            numbers = read_numbers(frame[name], chunk, self.reading.null_values)
+            numbers = read_numbers(frame[name], chunk, self.reading.null_values, fitted=True)
             numeric[:, position] = self.scaled[name].scale(numbers)
 
         jobs: list[Callable[[], int | None]] = [
@@ -176,7 +176,7 @@ class Encoder:
         encoding = self.embedded[values.name]
         if isinstance(encoding, Vocabulary | HashBuckets):
             return encoding.encode(values)
-        return encoding.encode(read_numbers(values, chunk, self.reading.null_values))
+        return encoding.encode(read_numbers(values, chunk, self.reading.null_values, fitted=True))
 
     def _bag(self, values: pl.Series, field: FieldLayout) -> tuple[Bag, int]:
         """Global ids and offsets of a multi-valued column, and how many values are unknown."""
@@ -203,7 +203,7 @@ class Encoder:
         if self.schema.group in frame.columns:
             groups = hash_texts(as_texts(frame[self.schema.group]))
         if TRUTH in frame.columns:
-            truth = read_numbers(frame[TRUTH], chunk, null_values).astype(np.float32)
+            truth = read_numbers(frame[TRUTH], chunk, null_values, fitted=True).astype(np.float32)
         return labels, groups, truth
 
     def fingerprint(self) -> str:

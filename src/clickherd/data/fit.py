@@ -24,15 +24,15 @@ from clickherd.data.numeric import (
     Standard,
     quantile_edges,
 )
-from clickherd.data.schema import Column, Schema, check_features, drop, says_nothing
+from clickherd.data.schema import Column, Schema, check_features, drop, note_crosses, says_nothing
 from clickherd.data.source import RawChunk, Source
 from clickherd.data.split import NAMES, TRAIN, Splits, Splitter
-from clickherd.data.values import as_texts, read_labels, read_numbers, read_parts
+from clickherd.data.values import as_label_texts, as_texts, read_labels, read_numbers, read_parts
 from clickherd.data.vocabulary import HashBuckets, ValueCounter, Vocabulary
 from clickherd.errors import DataError
 
 _TOP = 5
-_LABEL_VALUES = 100  # distinct labels that are kept for messages
+_LABEL_VALUES, _LISTED = 100, 10  # distinct labels that are kept, and that a message lists
 
 Mask = npt.NDArray[np.bool_]
 
@@ -172,7 +172,7 @@ def fit(source: Source, schema: Schema, config: DataConfig, splitter: Splitter |
             scaled[column.name] = encoding
         else:
             embedded[column.name] = encoding
-    schema = check_features(replace(schema, columns=tuple(columns)), source.name)
+    schema = check_features(replace(schema, columns=note_crosses(columns, config)), source.name)
     reading = Reading(
         null_values=config.null_values,
         multi_separator=config.multi_separator,
@@ -195,31 +195,70 @@ def split_chunks(
         first += chunk.frame.height
 
 
+class LabelValues:
+    """The texts of the labels that stream by, with their counts: there may be two."""
+
+    def __init__(self) -> None:
+        self._rows = 0
+        self._found: dict[str, tuple[int, dict[str, Any]]] = {}  # text → its rows, and the place of the first
+
+    def add(self, values: pl.Series, chunk: RawChunk) -> None:
+        """Take in the labels of one chunk, none of them missing.
+
+        Raises:
+            DataError: a third value; it lists all with their counts in the rows so far, and where the rarest begins.
+        """
+        texts = as_label_texts(values).alias("text").to_frame().with_row_index()
+        found = texts.group_by("text").agg(pl.len(), pl.col("index").min()).sort("index")
+        self._rows += len(values)
+        if found.height > _LABEL_VALUES:  # the wrong column, perhaps: no need to keep them all
+            found = found.sort("len", descending=True).head(_LABEL_VALUES)
+        for text, count, index in found.iter_rows():
+            before, place = self._found.get(text, (0, None))
+            self._found[text] = (before + count, place or chunk.place(index))
+        if len(self._found) > 2:
+            raise self._too_many(values.name)
+
+    def _too_many(self, label: str) -> DataError:
+        texts = self.texts()
+        listed = ", ".join(f"{text!r} in {self._found[text][0]:,}" for text in texts[:_LISTED])
+        more = f" and others ({len(texts)} in all)" if len(texts) > _LISTED else ""
+        return DataError(
+            f"labels have to be two values; of the first {self._rows:,} rows, {listed}{more}; "
+            f"here {texts[-1]!r} stands first",
+            column=label,
+            **self._found[texts[-1]][1],
+            mend="Mend the rows, or leave them out.",
+        )
+
+    def texts(self) -> tuple[str, ...]:
+        """The labels found, most frequent first."""
+        return tuple(sorted(self._found, key=lambda text: -self._found[text][0]))
+
+
 class LabelTally:
     """Checks labels as they stream by, and remembers what they were."""
 
     def __init__(self, label: str, config: DataConfig) -> None:
         self.label, self.config = label, config
         self._classes: set[float] = set()
-        self._counts: dict[str, int] = {}
+        self._values = LabelValues()
 
     def add(self, chunk: RawChunk, train: Mask | None = None) -> None:
         """Take in one chunk; only the training rows' classes count.
 
         Raises:
-            DataError: a missing or unreadable label.
+            DataError: a missing or unreadable label, or a third value beside the positive and the negative one.
         """
         values = chunk.frame[self.label]
         clicks = read_labels(values, chunk, self.config.positive, self.config.null_values)
         self._classes |= set(np.unique(clicks if train is None else clicks[train]).tolist())
         if self.config.positive is not None:
-            counts = as_texts(values).str.strip_chars().value_counts(sort=True, name="count").head(_LABEL_VALUES)
-            for value, count in counts.iter_rows():
-                self._counts[value] = self._counts.get(value, 0) + count
+            self._values.add(values, chunk)
 
     def values(self) -> tuple[str, ...]:
         """The labels found, most frequent first."""
-        return tuple(sorted(self._counts, key=lambda value: (-self._counts[value], value))[:_LABEL_VALUES])
+        return self._values.texts()
 
     def check(self, file: str) -> None:
         """See that the training rows hold both classes.

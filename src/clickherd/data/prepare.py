@@ -29,16 +29,16 @@ import numpy.typing as npt
 
 from clickherd.data.config import DataConfig
 from clickherd.data.encode import Encoder
-from clickherd.data.fit import Fitted, LabelTally, fit, no_positive, split_chunks
+from clickherd.data.fit import Fitted, LabelTally, LabelValues, fit, no_positive, split_chunks
 from clickherd.data.profile import SplitTally, build_profile
 from clickherd.data.schema import SAMPLE_ROWS, infer_schema
 from clickherd.data.source import DataLike, Source, open_source
 from clickherd.data.split import NAMES, RandomSplit, Splitter, plan_split
 from clickherd.data.store import Batch, Layout, Store, StoreWriter
-from clickherd.data.values import as_texts
+from clickherd.data.values import as_label_texts
 from clickherd.errors import DataError
 
-FORMAT = 3  # raise it when the same data would be encoded or described in another way
+FORMAT = 4  # raise it when the same data would be encoded or described in another way
 CHUNK_ROWS = 262_144
 _STALE_SECONDS = 86_400  # a partial folder that was not touched for so long belongs to a run that was killed
 
@@ -255,19 +255,24 @@ def encode_splits(
 ) -> Iterator[tuple[Batch, npt.NDArray[np.uint8] | None]]:
     """Labelled batches with each row's split.
 
-    `strict`: the positive label has to occur. Otherwise its absence is accepted as long as all labels are known.
+    `strict`: the positive label has to occur, and one other beside it at most. Otherwise its absence is accepted as
+    long as all labels are known.
 
     Raises:
         DataError: a value that cannot be read, or labels that differ from those of training.
     """
     columns = encoder.columns_of(source.columns, source.name, labels=True)
     positive, known = encoder.reading.positive, set(encoder.reading.label_values)
-    clicked, found = False, set[str]()
+    clicked, found, values = False, set[str](), LabelValues()
     for chunk, _, splits in split_chunks(source, columns, splitter, rows):
         batch = encoder.transform(chunk, labels=True)
-        if positive is not None and not clicked:
-            clicked = bool(batch.labels.any())
-            found |= set(as_texts(chunk.frame[encoder.schema.label]).str.strip_chars().unique().head(100))
+        if positive is not None:
+            labels = chunk.frame[encoder.schema.label]
+            if strict:
+                values.add(labels, chunk)
+            if not clicked:
+                clicked = bool(batch.labels.any())
+                found |= set(as_label_texts(labels).unique().head(100))
         yield batch, splits
     if positive is not None and found and not clicked and (strict or not found <= known):
         raise no_positive(positive, tuple(sorted(found)), source.name, encoder.schema.label, encoder.label_mend())

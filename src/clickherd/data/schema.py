@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -11,10 +11,11 @@ import polars as pl
 from pydantic import ConfigDict, TypeAdapter
 
 from clickherd.data.config import DataConfig, NumericEncoding, Role
-from clickherd.data.cross import cross_name
+from clickherd.data.cross import ALL_SAME, cross_name, cross_note
+from clickherd.data.kinds import are_fractions, are_times, as_numbers, without_odd
 from clickherd.data.source import Source
 from clickherd.data.store import TRUTH
-from clickherd.data.values import parse_instants, read_parts, without_nulls
+from clickherd.data.values import read_parts, without_nulls
 from clickherd.errors import ConfigError, DataError, did_you_mean
 
 SAMPLE_ROWS = 50_000
@@ -30,8 +31,6 @@ _ID = re.compile("ids?|uid|idx|index|key|code|zip|zipcode|postcode|hash")
 _TIME = re.compile("time|timestamp|ts|date|datetime|epoch")
 _THING = re.compile("user|item|ad|site|page|movie|product|device|city|country|region|campaign|creative")  # whole names
 _EPOCHS = ((1e8, 1e10), (1e11, 1e13), (1e14, 1e16))  # seconds, milliseconds and microseconds of 1973 to 2286
-_LEADING_ZERO = r"^[+-]?0[0-9]"
-_ISO_TIME = r"^\d{4}-\d{2}-\d{2}(?:[T ]\d{2}:\d{2}(?::\d{2}(?:\.\d+)?)?(?:Z|[+-]\d{2}:?\d{2})?)?$"
 _CRITEO = {*(f"I{i}" for i in range(1, 14)), *(f"C{i}" for i in range(1, 27))}  # counts and categories
 
 _MIN_ROWS_OF_AN_ID = 100
@@ -115,7 +114,7 @@ def infer_schema(source: Source, config: DataConfig, *, settle: bool = True) -> 
     times = [column.name for column in columns if column.role == "timestamp"]
     groups = [name for word in GROUP_NAMES for name in source.columns if name.lower() == word and name != config.label]
     schema = Schema(
-        columns,
+        note_crosses(columns, config),
         config.label,
         config.group or next(iter(groups), None),
         config.time_column or next(iter(times), None),
@@ -133,6 +132,14 @@ def check_features(schema: Schema, file: str) -> Schema:
             mend="Add columns, or give one a role with --role COLUMN=categorical.",
         )
     return schema
+
+
+def note_crosses(columns: Sequence[Column], config: DataConfig) -> tuple[Column, ...]:
+    """The columns, with a note on each cross of an ignored one."""
+    useless = {c.name: c.note for c in columns if c.role == "ignored" and c.note != "as set"}
+    notes = {cross_name(crossed): cross_note(crossed, useless) for crossed in config.crosses}
+    noted = [c.name in notes and c.note.startswith("crossed") for c in columns]
+    return tuple(replace(c, note=notes[c.name]) if is_cross else c for c, is_cross in zip(columns, noted, strict=True))
 
 
 def drop(column: Column, reason: str, config: DataConfig) -> Column:
@@ -272,7 +279,7 @@ def says_nothing(present: int, distinct: int, rows: int) -> str:
     """Why a column cannot tell rows apart; empty when it may."""
     if rows and not present:
         return "every value is missing"
-    return "every row has the same value" if distinct == 1 and present == rows else ""
+    return ALL_SAME if distinct == 1 and present == rows else ""
 
 
 def _given(present: pl.Series, config: DataConfig, *, criteo: bool) -> Column | None:
@@ -301,17 +308,17 @@ def _inferred(present: pl.Series, config: DataConfig) -> Column:
         return Column(name, "timestamp", "no feature by itself; split=time orders rows by it")
     if present.dtype == pl.Boolean:
         return Column(name, "categorical")
-    numbers = _numbers(present)
+    numbers = as_numbers(present)
     if numbers is None:
         if _is_multi(present, config):
             return Column(name, "multi", f"parts separated by {config.multi_separator!r}")
         found = _id_of_rows(present) or Column(name, "categorical")
-        return replace(found, note="; ".join(note for note in (found.note, _other_parts(present, config)) if note))
+        notes = (found.note, _odd_note(present, config), _other_parts(present, config))
+        return replace(found, note="; ".join(note for note in notes if note))
     whole = bool((numbers.floor() == numbers).all())
-    measures = _any(_MEASURE, words)
-    named_id = not measures and (_any(_ID, words[-1:]) or _THING.fullmatch(name.lower()) is not None)
+    measures, named_id = _any(_MEASURE, words), _names_ids(name)
     text = "numbers in text" if present.dtype == pl.String else ""
-    if not whole or (_is_float(present) and not named_id):
+    if not whole or (are_fractions(present) and not named_id):
         return Column(name, "numeric", text)
     if len(numbers) >= _MIN_ROWS_OF_AN_ID and (numbers.diff().drop_nulls() > 0).all():
         return Column(name, "ignored", "numbers the rows")
@@ -325,30 +332,42 @@ def _inferred(present: pl.Series, config: DataConfig) -> Column:
     return _id_of_rows(present) or Column(name, "categorical", note)
 
 
-def _numbers(present: pl.Series) -> pl.Series | None:
-    """The values as numbers; None if one of them is none, or if leading zeros say that they are codes."""
-    if present.dtype.is_numeric():
-        return present.cast(pl.Float64)
-    if present.dtype != pl.String:
-        return None
-    texts = present.str.strip_chars()
-    numbers = texts.cast(pl.Float64, strict=False)
-    return None if numbers.has_nulls() or texts.str.contains(_LEADING_ZERO).any() else numbers
+def _names_ids(column: str) -> bool:
+    words = _words(column)
+    return not _any(_MEASURE, words) and (_any(_ID, words[-1:]) or _THING.fullmatch(column.lower()) is not None)
 
 
-def _is_float(present: pl.Series) -> bool:
-    """Whether the numbers are written as fractions, if only as 1.0."""
-    return present.dtype.is_float() or (present.dtype == pl.String and bool(present.str.contains("[.eE]").any()))
+def _odd_note(present: pl.Series, config: DataConfig) -> str:
+    """A note on texts that would be times or numbers but for a few; empty for others and for ids."""
+    found, name = without_odd(present), present.name
+    if found is None:
+        return ""
+    fitting, odd = found
+    role = _inferred(fitting, config).role
+    if role == "timestamp":
+        return f"almost all values are times; {odd}: mend the rows, or leave them out"
+    if role != "numeric" and _names_ids(name):
+        return ""
+    return (
+        f"almost all values are numbers; {odd}: mend the rows, or name it in data.null_values, and say "
+        f"--role {name}=numeric"
+    )
+
+
+def nearly_times(source: Source, config: DataConfig) -> dict[str, str]:
+    """Columns that would tell the time but for a few values, with words for these such as "'soon' is not one"."""
+    sample, found = source.head(SAMPLE_ROWS), {}
+    for name in source.columns:
+        split = without_odd(without_nulls(sample[name], config.null_values).drop_nulls())
+        if split is not None and _is_time(split[0], _words(name)):
+            found[name] = split[1]
+    return found
 
 
 def _is_time(present: pl.Series, words: list[str]) -> bool:
-    if present.dtype == pl.Date or isinstance(present.dtype, pl.Datetime):
+    if are_times(present):
         return True
-    if present.dtype == pl.String and len(present) and present.str.strip_chars().str.contains(_ISO_TIME).all():
-        return not parse_instants(present).has_nulls()
-    if not _any(_TIME, words):
-        return False
-    numbers = _numbers(present)
+    numbers = as_numbers(present) if _any(_TIME, words) else None
     if numbers is None:
         return False
     return any(numbers.is_between(start, end).all() for start, end in _EPOCHS)

@@ -11,6 +11,7 @@ import numpy.typing as npt
 from clickherd.data.config import DataConfig
 from clickherd.data.hashing import hash_rows
 from clickherd.data.numeric import SampleCounter
+from clickherd.data.schema import nearly_times
 from clickherd.data.source import RawChunk, Source
 from clickherd.data.values import read_instants
 from clickherd.errors import DataError
@@ -82,12 +83,20 @@ def plan_split(
     if config.split == "random":
         return RandomSplit(valid, test, seed)
     if time_column is None:
-        raise DataError(
-            "split=time needs a column that tells the time, and none was found",
-            file=source.name,
-            mend="Name it with --time-column COLUMN.",
-        )
+        raise _no_times(source, config)
     return _time_split(source, config, time_column, valid, test)
+
+
+def _no_times(source: Source, config: DataConfig) -> DataError:
+    needs = "split=time needs a column that tells the time"
+    for name, odd in nearly_times(source, config).items():
+        return DataError(
+            f"{needs}; almost all values of this one are times, but {odd}",
+            file=source.name,
+            column=name,
+            mend=f"Mend the rows, or leave them out; --time-column {name} tells where the first one is.",
+        )
+    return DataError(f"{needs}, and none was found", file=source.name, mend="Name it with --time-column COLUMN.")
 
 
 def _time_split(source: Source, config: DataConfig, column: str, valid: float, test: float) -> TimeSplit:

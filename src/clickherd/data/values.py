@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shlex
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -46,6 +48,11 @@ def as_texts(values: pl.Series) -> pl.Series:
     return values.cast(pl.String)
 
 
+def as_label_texts(values: pl.Series) -> pl.Series:
+    """Labels as texts, however they are spelt: ` 1 `, `1.0` and 1 are one value."""
+    return as_texts(values).str.strip_chars().replace(_BOOLEANS).str.replace(WHOLE_FLOAT, "$1")
+
+
 def without_nulls(texts: pl.Series, null_values: Sequence[str]) -> pl.Series:
     """The texts with those that mean missing as nulls; other types come back as they are."""
     if texts.dtype != pl.String:
@@ -59,8 +66,10 @@ def _first(mask: pl.Series) -> int | None:
     return mask.arg_max() if mask.any() else None
 
 
-def read_numbers(values: pl.Series, chunk: RawChunk, null_values: Sequence[str]) -> Floats:
+def read_numbers(values: pl.Series, chunk: RawChunk, null_values: Sequence[str], *, fitted: bool = False) -> Floats:
     """A numeric column's values as float64, NaN where missing, shape (N,).
+
+    `fitted`: the settings are those of a model and cannot be changed, so that no advice is given to do so.
 
     Raises:
         DataError: a text that is no number, a NaN or an infinity; with file, column and row.
@@ -75,17 +84,20 @@ def read_numbers(values: pl.Series, chunk: RawChunk, null_values: Sequence[str])
             column=name,
             mend=f"Give it another role, such as --role {name}=categorical.",
         )
-    if values.dtype == pl.String and numbers.null_count() > values.null_count():
+    if values.dtype == pl.String and (numbers.null_count() > values.null_count() or not numbers.is_finite().all()):
         values = without_nulls(values.str.strip_chars(), null_values)
         numbers = values.cast(pl.Float64, strict=False)
         bad = _first(numbers.is_null() & values.is_not_null())
         if bad is not None:
+            role = (
+                f"Or say --role {name}=categorical. If an earlier file had numbers here, the column's type changed "
+                "between files."
+            )
             raise DataError(
                 f"{values[bad]!r} is not a number, but the column is numeric",
                 column=name,
                 **chunk.place(bad),
-                mend=f"Mend the value, add it to data.null_values if it means missing, or say --role {name}="
-                "categorical. If an earlier file had numbers here, the column's type changed between files.",
+                mend=_missing_mend(values, bad, null_values, fitted) + ("" if fitted else f" {role}"),
             )
     bad = _first((~numbers.is_finite()).fill_null(False))
     if bad is not None:
@@ -93,9 +105,19 @@ def read_numbers(values: pl.Series, chunk: RawChunk, null_values: Sequence[str])
             f"the value is {numbers[bad]}, which is not a finite number",
             column=name,
             **chunk.place(bad),
-            mend="Mend it; if it means missing, leave it empty (null) or add its text to data.null_values.",
+            mend=_missing_mend(values, bad, null_values, fitted),
         )
     return numbers.to_numpy()
+
+
+def _missing_mend(values: pl.Series, bad: int, null_values: Sequence[str], fitted: bool) -> str:
+    """The advice for a value that is no number but may mean missing."""
+    if values.dtype != pl.String:
+        return "Mend it, or write null if it means missing."
+    if fitted:
+        return "Mend it, or leave it empty if it means missing."
+    setting = "data.null_values=" + json.dumps([*null_values, values[bad]], ensure_ascii=False)
+    return f"Mend it, or say --set {shlex.quote(setting)} if it means missing."
 
 
 def read_instants(values: pl.Series, chunk: RawChunk, null_values: Sequence[str]) -> npt.NDArray[np.int64]:

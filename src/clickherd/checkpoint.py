@@ -8,16 +8,21 @@ import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import safetensors
-from safetensors.torch import save_file
+import torch
 from torch import Tensor
 
 from clickherd.errors import RunError
 
-_UMASK = os.umask(0)
-os.umask(_UMASK)
+_DTYPES = {
+    torch.float64: "F64",
+    torch.float32: "F32",
+    torch.int64: "I64",
+    torch.int32: "I32",
+    torch.uint8: "U8",
+}
 
 
 def save(path: Path, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
@@ -29,16 +34,26 @@ def save(path: Path, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) ->
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_suffix(".part")
     try:
-        save_file(
-            {name: t.detach().contiguous() for name, t in tensors.items()},
-            beside,
-            {"facts": json.dumps(facts)},
-        )
-        beside.chmod(0o666 & ~_UMASK)  # safetensors makes files that only their owner can read
+        with beside.open("wb") as file:
+            _write(file, tensors, {"facts": json.dumps(facts)})
         os.replace(beside, path)  # noqa: PTH105  (atomic, also over an existing file)
-    except (OSError, safetensors.SafetensorError) as error:
+    except OSError as error:
         beside.unlink(missing_ok=True)
         raise RunError(f"cannot write: {error}", file=path, mend="Free some space or choose another --out.") from error
+
+
+def _write(file: BinaryIO, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
+    """The safetensors format, one tensor after the other: the library's own `save_file` first copies all of them."""
+    header: dict[str, Any] = {"__metadata__": dict(metadata)}
+    end = 0
+    for name, tensor in tensors.items():
+        begin, end = end, end + tensor.numel() * tensor.element_size()
+        header[name] = {"dtype": _DTYPES[tensor.dtype], "shape": list(tensor.shape), "data_offsets": [begin, end]}
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+    file.write(len(text).to_bytes(8, "little") + text)
+    for tensor in tensors.values():
+        file.write(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
 
 
 def load(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:

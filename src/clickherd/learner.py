@@ -39,11 +39,11 @@ class Learner:
             CowClipConfig(optim.zeta, optim.betas, optim.epsilon, optim.regularize == "batch"),
             lag_for(model.layout.num_ids, lookups),
         )
-        self._gradients = self.add_gradients
+        self._graphed: Graphed | None = None
         if model.device.type == "cuda":
             torch.set_float32_matmul_precision("high" if config.train.precision == "tf32" else "highest")
             if config.train.cuda_graphs:
-                self._gradients = Graphed(self.add_gradients)
+                self._graphed = Graphed(self.add_gradients)
 
     def step(self, rows: Epoch, start: int, stop: int, hyper: Hyperparameters) -> tuple[torch.Tensor, torch.Tensor]:
         """Train on rows [start, stop) as one batch at the given rates.
@@ -58,7 +58,7 @@ class Learner:
             batch = rows.take(start + first, start + last)
             self.mask.apply(batch.ids, batch.bags)
             self.embedding.touch(batch.ids, batch.bags)
-            loss_sum += self._gradients(batch, stop - start)
+            loss_sum += (self._graphed or self.add_gradients)(batch, stop - start)
         for weight, l2 in self.model.net.l2_terms():
             assert weight.grad is not None
             weight.grad.add_(weight.detach(), alpha=2 * l2)

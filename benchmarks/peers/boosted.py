@@ -8,6 +8,7 @@ them as numbers, their order means something. No validation rows and no early st
 from __future__ import annotations
 
 import time
+from abc import ABC, abstractmethod
 from typing import Any
 
 import measure
@@ -17,7 +18,7 @@ import numpy.typing as npt
 ROUNDS, LEAVES, LEARNING_RATE = 300, 127, 0.1
 
 
-class Boosted:
+class Boosted(ABC):
     """The base of a runner: `train` notes the end of every round, `predict_after` scores with the first rounds."""
 
     def __init__(self, job: measure.Job, fields: measure.Fields) -> None:
@@ -31,13 +32,13 @@ class Boosted:
             "validation": "none",
         }
 
+    @abstractmethod
     def train(self, rows: measure.Rows) -> None:
         """Build the trainer's own data set and add trees until `round_ended` says that it is enough."""
-        raise NotImplementedError
 
+    @abstractmethod
     def predict_after(self, rounds: int, rows: measure.Rows) -> npt.NDArray[np.float64]:
         """Click probabilities by the first `rounds` trees, shape (N,)."""
-        raise NotImplementedError
 
     def prepare(self, rows: measure.Rows) -> measure.Rows:
         return rows

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import pickle
 from collections.abc import Callable
+from contextlib import nullcontext
 
 import numpy as np
+import pytest
 import torch
 
+from clickherd import graphs
 from clickherd.data.store import Store
 from clickherd.device_store import HostEpoch
 from clickherd.graphs import Graphed
@@ -31,3 +34,23 @@ def test_a_copy_records_anew() -> None:
     copy = pickle.loads(pickle.dumps(Graphed(clicks)))
     assert isinstance(copy, Graphed)
     assert copy._graph is None
+
+
+def test_a_batch_keeps_its_ids_after_the_graph_has_read_another(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The step updates the rows of all its micro-batches at the end. Recording itself needs a GPU: a stand-in here."""
+
+    class Recording:
+        def replay(self) -> None:
+            pass
+
+    monkeypatch.setattr(graphs, "WARM_UP", 0)
+    monkeypatch.setattr(torch.cuda, "device", lambda _: nullcontext())
+    monkeypatch.setattr(torch.cuda, "graph", lambda _: nullcontext())
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", Recording)
+    batches = [
+        TensorBatch(torch.full((4, 2), k, dtype=torch.int32), (), torch.zeros(4, 1), torch.ones(4)) for k in (1, 2)
+    ]
+    graphed = Graphed(clicks)
+    for batch in batches:
+        graphed(batch, 8)
+    assert [batch.ids.unique().tolist() for batch in batches] == [[1], [2]]

@@ -41,9 +41,11 @@ class Graphed:
                 self._calls += 1
                 return self._warm_up(batch, batch_size)
             if self._graph is None:
-                self._graph, self._static = torch.cuda.CUDAGraph(), batch
+                # A copy: the caller may still hold this batch's ids when the graph reads those of another one.
+                self._static = TensorBatch(batch.ids.clone(), (), batch.numeric.clone(), batch.labels.clone())
+                self._graph = torch.cuda.CUDAGraph()
                 with torch.cuda.graph(self._graph):
-                    self._result = self._compute(batch, batch_size)
+                    self._result = self._compute(self._static, batch_size)
             assert self._static is not None
             assert self._result is not None
             self._static.ids.copy_(batch.ids)

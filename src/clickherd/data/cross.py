@@ -16,8 +16,6 @@ from clickherd.data.values import WHOLE_FLOAT, as_texts, without_nulls
 from clickherd.errors import ConfigError, DataError, did_you_mean
 
 BETWEEN, ESCAPED = " × ", " ×× "  # the values of one combination; what stands for BETWEEN within a value
-
-
 ALL_SAME = "every row has the same value"  # why a column is ignored
 
 

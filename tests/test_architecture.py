@@ -36,7 +36,8 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "masking": ("errors", "data", "kernels"),
     "device_store": ("data", "kernels", "network"),
     "graphs": ("network",),
-    "learner": ("config", "network", "masking", "device_store", "graphs", "optim"),
+    "workers": (),
+    "learner": ("config", "network", "masking", "device_store", "graphs", "optim", "workers"),
     "observer": ("optim",),
     "training_state": (),
     "train": (

@@ -126,8 +126,9 @@ class CTRClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # sc
             rows = TrainingRows(store, self.model_.device)
             epoch = rows.epoch(self.config_.train.seed, learner.dense.num_steps)
             try:
-                for start in range(0, len(store), size):
-                    learner.step(epoch, start, min(start + size, len(store)), learner.hyper)
+                with learner.workers:
+                    for start in range(0, len(store), size):
+                        learner.step(epoch, start, min(start + size, len(store)), learner.hyper)
             except BaseException:
                 del self.learner_  # it may hold half a batch; the next call starts with new moments
                 raise

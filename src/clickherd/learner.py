@@ -1,12 +1,17 @@
 """How one batch changes the weights, and what the next one depends on.
 
 A batch is the sum of its micro-batches: a cache-sized slice of rows goes through the network at a time, gradients add
-up to those of the whole batch, and both optimisers step once per batch. Memory does not grow with the batch.
+up to those of the whole batch, and both optimisers step once per batch. Memory does not grow with the batch. On a CPU
+several micro-batches are under way at a time; their gradients are added in order, so that a run can be repeated.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from functools import partial
+
 import torch
+from torch import nn
 from torch.nn.functional import binary_cross_entropy_with_logits
 
 from clickherd.config import Config
@@ -17,8 +22,19 @@ from clickherd.network import ClickModel, TensorBatch, micro_batches
 from clickherd.optim.adam import KerasAdam
 from clickherd.optim.cowclip import CowClip, CowClipConfig, lag_for
 from clickherd.optim.scaling import Hyperparameters, scaled
+from clickherd.workers import Workers
 
-MICRO_BATCH = 2048  # rows, on a CPU
+MICRO_BATCH, MIN_MICRO_BATCH = 1024, 128  # rows, on a CPU
+
+
+@dataclass(frozen=True)
+class Gradients:
+    """What a micro-batch adds to its batch: its share of the mean loss, and of the loss's gradients."""
+
+    loss: torch.Tensor
+    rows: torch.Tensor  # (B, F, D)
+    wide: torch.Tensor | None  # (B,)
+    dense: list[torch.Tensor]  # of the network's weights, in their order
 
 
 class Learner:
@@ -29,7 +45,7 @@ class Learner:
         self.model = model
         self.batch_size = batch_size  # of a full batch; the hyper-parameters belong to it
         self.hyper = scaled(optim, batch_size)
-        self.micro_batch_size = config.train.micro_batch_size or micro_batch_size_for(model)
+        self.micro_batch_size = config.train.micro_batch_size or micro_batch_size_for(model, batch_size)
         self.bf16 = config.train.precision == "bf16"
         self.mask = Mask(config.train.mask, model.layout)
         self.dense = KerasAdam(model.net.parameters(), betas=optim.betas, epsilon=optim.epsilon)
@@ -39,6 +55,8 @@ class Learner:
             CowClipConfig(optim.zeta, optim.betas, optim.epsilon, optim.regularize == "batch"),
             lag_for(model.layout.num_ids, lookups),
         )
+        micros = -(-batch_size // self.micro_batch_size)
+        self.workers = Workers(min(torch.get_num_threads(), micros) if _runs_in_parallel(model) else 1)
         self._graphed: Graphed | None = None
         if model.device.type == "cuda":
             torch.set_float32_matmul_precision("high" if config.train.precision == "tf32" else "highest")
@@ -46,38 +64,60 @@ class Learner:
                 self._graphed = Graphed(self.add_gradients)
 
     def step(self, rows: Epoch, start: int, stop: int, hyper: Hyperparameters) -> tuple[torch.Tensor, torch.Tensor]:
-        """Train on rows [start, stop) as one batch at the given rates.
+        """Train on rows [start, stop) as one batch at the given rates, with the `workers` if they are at work.
 
         Returns the mean loss and, shape (2,), the numbers of table rows touched and clipped. Both are on the device,
         and nothing here waits for it.
         """
         self.model.net.train()
-        self.dense.zero_grad(set_to_none=False)
-        loss_sum = torch.zeros((), device=self.model.device)
-        for first, last in micro_batches(stop - start, self.micro_batch_size):
-            batch = rows.take(start + first, start + last)
-            self.mask.apply(batch.ids, batch.bags)
-            self.embedding.touch(batch.ids, batch.bags)
-            loss_sum += (self._graphed or self.add_gradients)(batch, stop - start)
+        self.dense.zero_grad()
+        size = stop - start
+        bounds = micro_batches(size, self.micro_batch_size)
+        batches = (self._ready(rows.take(start + first, start + last)) for first, last in bounds)
+        if self.model.device.type == "cuda":
+            loss_sum = sum(((self._graphed or self.add_gradients)(batch, size) for batch in batches), self._zero())
+        else:
+            loss_sum, waiting = self._zero(), list(batches)
+            computed = self.workers.map(partial(self.gradients, batch_size=size), waiting)
+            for batch, gradients in zip(waiting, computed, strict=True):
+                loss_sum += self._add(batch, gradients)
         for weight, l2 in self.model.net.l2_terms():
             assert weight.grad is not None
             weight.grad.add_(weight.detach(), alpha=2 * l2)
         self.dense.update(hyper.learning_rate)
         return loss_sum, self.embedding.step(hyper)
 
-    def add_gradients(self, batch: TensorBatch, batch_size: int) -> torch.Tensor:
-        """Forward and backward of a micro-batch; returns its share of the batch's mean loss."""
+    def _zero(self) -> torch.Tensor:
+        return torch.zeros((), device=self.model.device)
+
+    def _ready(self, batch: TensorBatch) -> TensorBatch:
+        """The micro-batch with its ids masked and their rows brought up to date."""
+        self.mask.apply(batch.ids, batch.bags)
+        self.embedding.touch(batch.ids, batch.bags)
+        return batch
+
+    def gradients(self, batch: TensorBatch, batch_size: int) -> Gradients:
+        """Forward and backward of a micro-batch; changes nothing."""
         model = self.model
         rows_BFD, wide_B = model.table.gather(batch.ids, batch.bags)
-        rows_BFD.requires_grad_()
-        wide_B.requires_grad_(model.table.wide)
-        with torch.autocast(model.device.type, torch.bfloat16, enabled=self.bf16):
+        inputs = [rows_BFD, wide_B] if model.table.wide else [rows_BFD]
+        inputs = [tensor.requires_grad_() for tensor in inputs] + list(model.net.parameters())
+        with torch.autocast(model.device.type, torch.bfloat16, enabled=self.bf16, cache_enabled=False):
             logits_B = model.net(rows_BFD, wide_B, batch.numeric).float()
         loss = binary_cross_entropy_with_logits(logits_B, batch.labels, reduction="sum") / batch_size
-        loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
-        grad_rows_BFD = torch.zeros_like(rows_BFD) if rows_BFD.grad is None else rows_BFD.grad
-        self.embedding.accumulate(batch.ids, batch.bags, grad_rows_BFD, wide_B.grad)
-        return loss.detach()
+        grad_rows_BFD, *others = torch.autograd.grad(loss, inputs, allow_unused=True, materialize_grads=True)
+        grad_wide_B = others.pop(0) if model.table.wide else None
+        return Gradients(loss.detach(), grad_rows_BFD, grad_wide_B, others)
+
+    def _add(self, batch: TensorBatch, gradients: Gradients) -> torch.Tensor:
+        """Add the gradients to those of the batch so far; returns the share of the loss."""
+        self.dense.accumulate(gradients.dense)
+        self.embedding.accumulate(batch.ids, batch.bags, gradients.rows, gradients.wide)
+        return gradients.loss
+
+    def add_gradients(self, batch: TensorBatch, batch_size: int) -> torch.Tensor:
+        """Forward and backward of a micro-batch, added to the gradients of the batch; returns its share of the loss."""
+        return self._add(batch, self.gradients(batch, batch_size))
 
     def settle(self) -> None:
         """Bring the whole table up to date, before anything but the next batch reads it."""
@@ -107,10 +147,17 @@ class Learner:
         self.model.load_tensors(tensors, source)
 
 
-def micro_batch_size_for(model: ClickModel) -> int:
+def _runs_in_parallel(model: ClickModel) -> bool:
+    """Whether micro-batches may go through the network side by side: it keeps no statistics and draws no numbers."""
+    keeps = any(True for _ in model.net.buffers())
+    draws = any(isinstance(module, nn.Dropout) for module in model.net.modules())
+    return model.device.type == "cpu" and not keeps and not draws
+
+
+def micro_batch_size_for(model: ClickModel, batch_size: int) -> int:
     """Rows at a time: what fits a CPU's cache, or by a high estimate a quarter of a GPU's free memory."""
     if model.device.type == "cpu":
-        return MICRO_BATCH
+        return MICRO_BATCH if batch_size >= 2 * MICRO_BATCH else max(MIN_MICRO_BATCH, -(-batch_size // 2))
     inputs = len(model.layout.fields) * model.config.embedding_dim + len(model.layout.numeric)
     units = sum(weight.shape[0] for weight in model.net.parameters() if weight.dim() == 2)
     bytes_per_row = 4 * 8 * (inputs + units)  # values, gradients, and what operators keep for the way back

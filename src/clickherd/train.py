@@ -74,6 +74,15 @@ class Trainer:
         return self.progress
 
     def _epoch(self) -> None:
+        with self.learner.workers:
+            self._batches()
+        self._close_epoch()
+        if self.should_stop() or self._checkpoint_due():
+            self.save_checkpoint()
+            if self.should_stop() and self.progress.epoch < self.config.train.epochs and not self.progress.stopped:
+                raise Interrupted(self.folder)
+
+    def _batches(self) -> None:
         progress, size = self.progress, self.batch_size
         rows = self.rows.epoch(self.config.train.seed, progress.epoch)
         warmup_steps = self.config.optim.warmup_epochs * self.steps_per_epoch
@@ -99,11 +108,6 @@ class Trainer:
                     self.save_checkpoint()
                     if self.should_stop():
                         raise Interrupted(self.folder)
-        self._close_epoch()
-        if self.should_stop() or self._checkpoint_due():
-            self.save_checkpoint()
-            if self.should_stop() and progress.epoch < self.config.train.epochs and not progress.stopped:
-                raise Interrupted(self.folder)
 
     def _close_epoch(self) -> None:
         """Validate, keep the best weights, decide on early stopping, write the epoch's record."""

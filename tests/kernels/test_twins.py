@@ -153,6 +153,30 @@ def check_a_lag(twin: Kernels, problem: dict[str, Any], lag: int, seed: int) -> 
     assert_close(*results)
 
 
+@needs_triton
+@given(problems())
+@settings(max_examples=20, deadline=None)
+def test_gpu_updates_a_network_as_the_reference(problem: dict[str, Any]) -> None:
+    check_a_network(gpu, problem)
+
+
+@given(problems(), st.sampled_from([0, 3, cpu.CHUNK * 2 + 17]))
+@settings(max_examples=40, deadline=None)
+def test_cpu_updates_a_network_as_the_reference(problem: dict[str, Any], more: int) -> None:
+    check_a_network(cpu, problem, more)
+
+
+def check_a_network(twin: Kernels, problem: dict[str, Any], more: int = 3) -> None:
+    """Two weights of different shapes, one of them perhaps large enough to be updated by several threads."""
+    results = []
+    for kernels in (reference, twin):
+        tensors = [[problem[name].clone(), torch.full((more,), 0.25)] for name in ("weight", "exp_avg", "exp_avg_sq")]
+        grads = [problem["weight"] * 0.5, torch.linspace(-1, 1, more)]
+        kernels.adam(tensors[0], tensors[1], tensors[2], grads, problem["adam"])
+        results.append([tensor for pair in tensors for tensor in pair])
+    assert_close(*results)
+
+
 def assert_close(expected: list[torch.Tensor], got: list[torch.Tensor]) -> None:
     for theirs, ours in zip(expected, got, strict=True):
         size = max(float(theirs.abs().max()), 1e-12) if theirs.numel() else 1.0

@@ -3,6 +3,7 @@
     gather       ids → embedding rows and the sum of their linear weights
     scatter_add  gradients of those rows → one gradient per id, and how often each id occurred
     cowclip_adam the whole update of the table in one pass
+    adam         the update of the network's weights
 
     cowclip_adam_rows and catch_up do the same row by row: an absent row changes only by decay and momentum, so it can
     fall behind and replay the steps that it missed when it is next needed.
@@ -123,6 +124,16 @@ class Kernels(Protocol):
         `missed` are consecutive steps and reach back to the first that any row missed. Rows without a gradient are
         not clipped, which is exact as long as 2λ ≤ r.
         """
+
+    def adam(
+        self,
+        weights: list[Tensor],
+        exp_avgs: list[Tensor],
+        exp_avg_sqs: list[Tensor],
+        grads: list[Tensor],
+        step: AdamStep,
+    ) -> None:
+        """Update the weights of a network in place, each of any shape, by Adam alone: no L2, no clip."""
 
 
 def kernels_for(device: torch.device) -> Kernels:

@@ -1,5 +1,9 @@
 """The numba twins. Results do not depend on the number of threads: each id belongs to one field, each field to one
-thread, and rows are added in order. The update of the table is in `cpu_update`."""
+thread, and rows are added in order. The update of the table is in `cpu_update`.
+
+`gather` is for one thread: micro-batches are gathered side by side (see `workers`), and numba's threads, of which
+there is one team, may serve one caller only.
+"""
 
 from __future__ import annotations
 
@@ -14,15 +18,17 @@ from torch import Tensor
 from clickherd.kernels.cpu_update import catch_up, cowclip_adam, cowclip_adam_rows
 
 if TYPE_CHECKING:
-    from clickherd.kernels import Bags
+    from clickherd.kernels import AdamStep, Bags
 
-__all__ = ["catch_up", "cowclip_adam", "cowclip_adam_rows", "gather", "scatter_add"]
+__all__ = ["adam", "catch_up", "cowclip_adam", "cowclip_adam_rows", "gather", "scatter_add"]
 
 Array = npt.NDArray[Any]
 
 # error_model="numpy": Python's check for a zero divisor would keep the loops from being vectorised.
 _jit = njit(cache=True, parallel=True, error_model="numpy")
-_jit_serial = njit(cache=True, error_model="numpy")
+_jit_serial = njit(cache=True, nogil=True, error_model="numpy")
+
+CHUNK = 8192  # weights of a network that a thread updates at a time
 
 
 def gather(weight_VW: Tensor, ids_BS: Tensor, bags: Bags, wide: bool) -> tuple[Tensor, Tensor]:
@@ -56,11 +62,26 @@ def scatter_add(
         _scatter_add_bag(grad, counts, values.numpy(), offsets.numpy(), grad_rows, grad_wide, num_single + j, wide)
 
 
-@_jit
+def adam(
+    weights: list[Tensor],
+    exp_avgs: list[Tensor],
+    exp_avg_sqs: list[Tensor],
+    grads: list[Tensor],
+    step: AdamStep,
+) -> None:
+    """The update of the network's weights, in place."""
+    constants = step.corrected_rate, step.beta1, 1 - step.beta1, step.beta2, 1 - step.beta2, step.epsilon
+    scalars = tuple(map(np.float32, constants))
+    for tensors in zip(weights, exp_avgs, exp_avg_sqs, grads, strict=True):
+        update = _adam if tensors[0].numel() > CHUNK else _adam_span
+        update(*(tensor.numpy().reshape(-1) for tensor in tensors), *scalars)
+
+
+@_jit_serial
 def _gather(weight: Array, ids: Array, rows: Array, linear: Array, first: int) -> None:
     num_rows, num_fields = ids.shape
     width = weight.shape[1]
-    for b in prange(num_rows):
+    for b in range(num_rows):
         total = np.float32(0.0)
         for f in range(num_fields):
             i = ids[b, f]
@@ -71,12 +92,12 @@ def _gather(weight: Array, ids: Array, rows: Array, linear: Array, first: int) -
         linear[b] = total
 
 
-@_jit
+@_jit_serial
 def _gather_bag(
     weight: Array, values: Array, offsets: Array, rows: Array, linear: Array, field: int, first: int
 ) -> None:
     width = weight.shape[1]
-    for b in prange(len(offsets) - 1):
+    for b in range(len(offsets) - 1):
         share = np.float32(1.0) / np.float32(offsets[b + 1] - offsets[b])
         for d in range(first, width):
             rows[b, field, d - first] = 0.0
@@ -125,3 +146,44 @@ def _scatter_add_bag(
                 grad[i, 0] += share * grad_wide[b]
             for d in range(first, width):
                 grad[i, d] += share * grad_rows[b, field, d - first]
+
+
+@_jit_serial
+def _adam_span(
+    weight: Array,
+    exp_avg: Array,
+    exp_avg_sq: Array,
+    grad: Array,
+    rate: float,
+    beta1: float,
+    rest1: float,
+    beta2: float,
+    rest2: float,
+    epsilon: float,
+) -> None:
+    for j in range(len(weight)):
+        g = grad[j]
+        m = beta1 * exp_avg[j] + rest1 * g
+        v = beta2 * exp_avg_sq[j] + rest2 * g * g
+        exp_avg[j], exp_avg_sq[j] = m, v
+        weight[j] -= rate * m / (np.sqrt(v) + epsilon)
+
+
+@_jit
+def _adam(
+    weight: Array,
+    exp_avg: Array,
+    exp_avg_sq: Array,
+    grad: Array,
+    rate: float,
+    beta1: float,
+    rest1: float,
+    beta2: float,
+    rest2: float,
+    epsilon: float,
+) -> None:
+    for chunk in prange((len(weight) + CHUNK - 1) // CHUNK):
+        a, b = chunk * CHUNK, min((chunk + 1) * CHUNK, len(weight))
+        _adam_span(
+            weight[a:b], exp_avg[a:b], exp_avg_sq[a:b], grad[a:b], rate, beta1, rest1, beta2, rest2, epsilon
+        )  # fmt: skip

@@ -18,8 +18,13 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from clickherd.kernels.reference import adam
+
 if TYPE_CHECKING:
     from clickherd.kernels import AdamStep, Bags
+
+# Torch's kernels for many tensors at once leave a twin of `adam` nothing to gain.
+__all__ = ["adam", "catch_up", "cowclip_adam", "cowclip_adam_rows", "gather", "scatter_add"]
 
 # Chosen by the registers that the compiler asks for on sm_90: 6 to 10 programs fit a multiprocessor and none spills.
 # With 64 in place of 32, 3 of those that update the table would fit, and 2 of those that add up lookups.

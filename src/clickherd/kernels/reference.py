@@ -131,6 +131,22 @@ def catch_up(
         current_V[rows] = adam.step
 
 
+def adam(
+    weights: list[Tensor],
+    exp_avgs: list[Tensor],
+    exp_avg_sqs: list[Tensor],
+    grads: list[Tensor],
+    step: AdamStep,
+) -> None:
+    """The update of the network's weights, in place."""
+    torch._foreach_lerp_(exp_avgs, grads, 1 - step.beta1)
+    torch._foreach_mul_(exp_avg_sqs, step.beta2)
+    torch._foreach_addcmul_(exp_avg_sqs, grads, grads, 1 - step.beta2)
+    denominators = torch._foreach_sqrt(exp_avg_sqs)
+    torch._foreach_add_(denominators, step.epsilon)
+    torch._foreach_addcdiv_(weights, exp_avgs, denominators, -step.corrected_rate)
+
+
 def _owners(offsets: Tensor) -> tuple[Tensor, Tensor]:
     """For every value the row that owns it, and for every row how many values it has."""
     sizes = offsets.diff()

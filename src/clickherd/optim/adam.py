@@ -2,52 +2,55 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
-from typing import cast
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+
+from clickherd.kernels import AdamStep, kernels_for
 
 
-class KerasAdam(torch.optim.Adam):
+class KerasAdam:
     """Adam (Kingma & Ba 2015) in the form with ε̂ (end of their section 2): w ← w − lr·√(1−β₂ᵗ)/(1−β₁ᵗ)·m/(√v + ε).
 
-    Torch adds ε after bias correction, Keras (and so CowClip's code) before; dividing ε by √(1−β₂ᵗ) turns one into
-    the other, and torch's fused step can still be used.
+    Torch adds ε after bias correction, Keras (and so CowClip's code) before. The gradients of a batch add up in the
+    parameters' `grad`, which stays where it is.
     """
 
     def __init__(self, parameters: Iterable[nn.Parameter], *, betas: tuple[float, float], epsilon: float) -> None:
-        super().__init__(parameters, lr=0.0, betas=betas, eps=epsilon, fused=True)
-        self.epsilon = epsilon
+        self.parameters = list(parameters)
+        self.betas, self.epsilon = betas, epsilon
         self.num_steps = 0
+        self._exp_avgs, self._exp_avg_sqs, self._grads = (
+            [torch.zeros_like(parameter, requires_grad=False) for parameter in self.parameters] for _ in range(3)
+        )
+        for parameter, grad in zip(self.parameters, self._grads, strict=True):
+            parameter.grad = grad
 
+    def zero_grad(self) -> None:
+        """Begin a batch."""
+        torch._foreach_zero_(self._grads)
+
+    def accumulate(self, gradients: list[Tensor]) -> None:
+        """Add the gradients of a micro-batch."""
+        torch._foreach_add_(self._grads, gradients)
+
+    @torch.no_grad()
     def update(self, learning_rate: float) -> None:
         """One step at the given rate."""
         self.num_steps += 1
-        for group in self.param_groups:
-            group["lr"] = learning_rate
-            group["eps"] = self.epsilon / (1 - group["betas"][1] ** self.num_steps) ** 0.5
-        self.step()
+        step = AdamStep(self.num_steps, learning_rate, 0.0, math.inf, 0.0, *self.betas, self.epsilon)
+        adam = kernels_for(self.parameters[0].device).adam
+        adam([p.detach() for p in self.parameters], self._exp_avgs, self._exp_avg_sqs, self._grads, step)
 
-    def tensors(self) -> dict[str, torch.Tensor]:
-        """The moments by name, for a checkpoint: torch's own state dict is not made of tensors alone."""
-        return {
-            f"{key}.{i}": cast(torch.Tensor, self.state[p][key])
-            for i, p in enumerate(self._parameters())
-            for key in ("exp_avg", "exp_avg_sq")
-            if p in self.state
-        }
+    def tensors(self) -> dict[str, Tensor]:
+        """The moments by name, for a checkpoint."""
+        moments = {"exp_avg": self._exp_avgs, "exp_avg_sq": self._exp_avg_sqs}
+        return {f"{name}.{i}": tensor for name, tensors in moments.items() for i, tensor in enumerate(tensors)}
 
-    def load_tensors(self, tensors: dict[str, torch.Tensor], num_steps: int) -> None:
+    def load_tensors(self, tensors: dict[str, Tensor], num_steps: int) -> None:
         """The inverse of `tensors`."""
         self.num_steps = num_steps
-        for i, p in enumerate(self._parameters()):
-            if f"exp_avg.{i}" in tensors:
-                self.state[p] = {
-                    "step": torch.tensor(float(num_steps), device=p.device),
-                    "exp_avg": tensors[f"exp_avg.{i}"].to(p.device),
-                    "exp_avg_sq": tensors[f"exp_avg_sq.{i}"].to(p.device),
-                }
-
-    def _parameters(self) -> list[nn.Parameter]:
-        return [p for group in self.param_groups for p in group["params"]]
+        for name, own in self.tensors().items():
+            own.copy_(tensors[name])

@@ -31,7 +31,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "models": ("layers",),
     "optim": ("settings", "kernels", "layers"),
     "config": ("errors", "settings", "data.config", "optim.config", "models"),
-    "network": ("errors", "data", "kernels", "layers", "models"),
+    "network": ("errors", "data", "kernels", "layers", "models", "workers"),
     "evaluate": ("errors", "metrics", "data", "network"),
     "masking": ("errors", "data", "kernels"),
     "device_store": ("data", "kernels", "network"),

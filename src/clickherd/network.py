@@ -17,6 +17,7 @@ from clickherd.errors import RunError
 from clickherd.kernels import Bags
 from clickherd.layers.embedding import EmbeddingTable
 from clickherd.models import ModelConfig
+from clickherd.workers import Workers
 
 
 @dataclass(frozen=True)
@@ -62,19 +63,22 @@ class ClickModel:
         """Weights in the table and in the network."""
         return self.table.weight.numel() + sum(p.numel() for p in self.net.parameters())
 
-    @torch.inference_mode()
-    def predict(self, batch: Batch, micro_batch_size: int | None = None) -> npt.NDArray[np.float64]:
-        """Click probabilities, shape (B,). Rows go through the network 4,096 at a time, on a GPU 65,536."""
-        micro_batch_size = micro_batch_size or (4096 if self.device.type == "cpu" else 65_536)
+    def predict(self, batch: Batch) -> npt.NDArray[np.float64]:
+        """Click probabilities, shape (B,). On a CPU each thread takes 1,024 rows at a time, a GPU 65,536."""
+        size = 1024 if self.device.type == "cpu" else 65_536
         assert self.table.is_settled
         self.net.eval()
-        out = np.empty(len(batch))
-        for start, stop in micro_batches(len(batch), micro_batch_size):
-            part = TensorBatch.of(batch.slice(start, stop), self.device)
-            rows_BFD, wide_B = self.table.gather(part.ids, part.bags)
-            logits_B = self.net(rows_BFD, wide_B, part.numeric)
-            out[start:stop] = logits_B.double().sigmoid().cpu().numpy()
-        return out
+        parts = (batch.slice(start, stop) for start, stop in micro_batches(len(batch), size))
+        threads = torch.get_num_threads() if self.device.type == "cpu" else 1
+        with Workers(min(threads, -(-len(batch) // size))) as workers:
+            return np.concatenate([np.empty(0), *workers.map(self._predict, parts)])
+
+    @torch.inference_mode()
+    def _predict(self, batch: Batch) -> npt.NDArray[np.float64]:
+        part = TensorBatch.of(batch, self.device)
+        rows_BFD, wide_B = self.table.gather(part.ids, part.bags)
+        logits_B: Tensor = self.net(rows_BFD, wide_B, part.numeric)
+        return logits_B.double().sigmoid().cpu().numpy()
 
     def tensors(self) -> dict[str, Tensor]:
         """All weights by name."""

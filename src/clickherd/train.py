@@ -69,8 +69,9 @@ class Trainer:
         finally:
             self.observer.finish()
         self.save_checkpoint()
-        tensors, _ = checkpoint.load(self.folder / "model.safetensors")
-        self.model.load_tensors(tensors, str(self.folder / "model.safetensors"))
+        if self.progress.best_epoch < self.progress.epoch:
+            tensors, _ = checkpoint.load(self.folder / "model.safetensors")
+            self.model.load_tensors(tensors, str(self.folder / "model.safetensors"))
         return self.progress
 
     def _epoch(self) -> None:

@@ -9,6 +9,11 @@ from clickherd.layers.linear import NumericLinear
 from clickherd.layers.mlp import MLP, BatchNorm, MLPConfig, glorot_linear, glorot_stack
 
 
+def test_pairwise_products_have_the_gradient_of_their_formula() -> None:
+    rows = torch.randn(3, 4, 2, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(pairwise_products, rows)
+
+
 def test_pairwise_products_by_hand() -> None:
     rows = torch.tensor([[[1.0, 2.0], [3.0, -1.0], [0.0, 2.0]]])
     torch.testing.assert_close(pairwise_products(rows), torch.tensor([[1 * 3.0, -2 + 4 - 2.0]]))

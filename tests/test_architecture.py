@@ -23,10 +23,11 @@ SOURCE = Path(clickherd.__file__).parent
 MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "errors": (),
     "settings": ("errors",),
+    "threads": (),
     "metrics": ("errors",),
     "checkpoint": ("errors",),
-    "data": ("errors", "settings", "metrics"),
-    "kernels": ("errors",),
+    "data": ("errors", "settings", "metrics", "threads"),
+    "kernels": ("errors", "threads"),
     "layers": ("kernels",),
     "models": ("layers",),
     "optim": ("settings", "kernels", "layers"),
@@ -58,7 +59,7 @@ COMMAND_LINE = ("cli", "cli_data")
 
 # Library → the parts that never import it, not even inside a function.
 NEVER: dict[str, tuple[str, ...]] = {
-    "torch": ("errors", "settings", "metrics", "data"),
+    "torch": ("errors", "settings", "threads", "metrics", "data"),
     "sklearn": tuple(MAY_IMPORT),
     "matplotlib": tuple(MAY_IMPORT),
 }

@@ -6,7 +6,6 @@ import errno
 from pathlib import Path
 from typing import Any
 
-import numba
 import numpy as np
 import pandas as pd
 import polars as pl
@@ -22,6 +21,7 @@ from clickherd.errors import ConfigError, RunError
 from clickherd.learner import Learner
 from clickherd.runs import train_run
 from clickherd.runtime import threads_kept
+from clickherd.threads import get_threads
 
 # Checks that cannot apply, with the reason. None so far: scikit-learn itself skips its array-API check where
 # SCIPY_ARRAY_API is not set.
@@ -106,12 +106,12 @@ def test_threads_are_those_of_before_once_it_is_done() -> None:
     X, y = clicks(5_000, seed=1)
     with threads_kept():
         torch.set_num_threads(3)
-        before = 3, numba.get_num_threads()
+        before = 3, get_threads()
         model = CTRClassifier(epochs=1, threads=1).fit(X, y).partial_fit(X, y)
         model.predict_proba(X)
         with pytest.raises(ValueError, match="price"):
             model.partial_fit(X.assign(price=["a"] * len(X)), y)
-        assert (torch.get_num_threads(), numba.get_num_threads()) == before
+        assert (torch.get_num_threads(), get_threads()) == before
 
 
 def test_settings_of_the_data_reach_the_encoder() -> None:

@@ -58,7 +58,7 @@ def bench(config: Config, *, rows: int, ids: int, batch_sizes: Sequence[int]) ->
             settings = config.model_copy(update={"train": train})
             _rows_per_second(settings, warm_up, Path(folder) / "run")
             speed = _rows_per_second(settings, store, Path(folder) / "run")
-            seconds = _products_seconds(settings, layout)
+            seconds = products_seconds(settings, layout)
             yield {
                 "model": config.model.name,
                 "batch_size": batch_size,
@@ -100,7 +100,7 @@ def _rows_per_second(config: Config, store: Store, folder: Path) -> float:
     return progress.rows / progress.seconds
 
 
-def _products_seconds(config: Config, layout: Layout) -> float:
+def products_seconds(config: Config, layout: Layout) -> float:
     """Seconds a row of the network's matrix products, forward and backward, each by the faster of two libraries."""
     net = config.model.build(len(layout.fields), len(layout.numeric))
     micro_batch_size = config.train.micro_batch_size or MICRO_BATCH

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-import numba
 import torch
 
 from clickherd.errors import ConfigError
 from clickherd.kernels import kernels_for
+from clickherd.threads import CORES, get_threads, set_threads
 
 
 @contextmanager
@@ -23,23 +22,20 @@ def seeded(seed: int) -> Iterator[None]:
 
 @contextmanager
 def threads_kept() -> Iterator[None]:
-    """Whatever `use_threads` does inside, torch and numba have the threads of before outside."""
-    before = torch.get_num_threads(), numba.get_num_threads()
+    """Whatever `use_threads` does inside, torch and our loops have the threads of before outside."""
+    before = torch.get_num_threads(), get_threads()
     try:
         yield
     finally:
         torch.set_num_threads(before[0])
-        numba.set_num_threads(before[1])
+        set_threads(before[1])
 
 
 def use_threads(threads: int | None) -> int:
-    """Set the CPU threads of torch and numba; all that this process may use when None. Returns their number."""
-    # Linux tells which cores this process may use; elsewhere all of them count.
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    available = min(cores, int(numba.config.NUMBA_NUM_THREADS))
-    chosen = min(threads or available, available)
+    """Set the threads of torch and of our loops, all that this process may use when None. Returns their number."""
+    chosen = min(threads or CORES, CORES)
     torch.set_num_threads(chosen)
-    numba.set_num_threads(chosen)
+    set_threads(chosen)
     return chosen
 
 

@@ -6,7 +6,6 @@ import math
 from dataclasses import replace
 from typing import Any
 
-import numba
 import numpy as np
 import pytest
 import torch
@@ -14,6 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from clickherd.kernels import AdamStep, Kernels, cpu, reference
+from clickherd.runtime import threads_kept
+from clickherd.threads import set_threads
 
 try:
     from clickherd.kernels import gpu
@@ -184,7 +185,7 @@ def assert_close(expected: list[torch.Tensor], got: list[torch.Tensor]) -> None:
         torch.testing.assert_close(ours, theirs, rtol=0 if exact else 2e-5, atol=0 if exact else 2e-6 * size)
 
 
-def test_results_do_not_depend_on_the_number_of_threads() -> None:
+def test_results_do_not_depend_on_the_number_of_threads(monkeypatch: pytest.MonkeyPatch) -> None:
     generator = torch.Generator().manual_seed(0)
     ids = torch.randint(0, 100, (500, 3), generator=generator, dtype=torch.int32)
     ids += torch.tensor([0, 100, 200], dtype=torch.int32)
@@ -193,18 +194,21 @@ def test_results_do_not_depend_on_the_number_of_threads() -> None:
     grad_rows, weight = torch.randn(500, 4, 5, generator=generator), torch.randn(400, 5, generator=generator)
     adam = AdamStep(3, 1e-2, 1e-3, clip=0.1, zeta=1e-5, beta1=0.9, beta2=0.999, epsilon=1e-7)
     results = []
-    for threads in (1, numba.config.NUMBA_NUM_THREADS):
-        numba.set_num_threads(threads)
-        table = [weight.clone(), torch.zeros(400, 5), torch.zeros(400, 5), torch.zeros(400, 5)]
-        counts = torch.zeros(400, dtype=torch.int32)
-        cpu.scatter_add(table[3], counts, ids, bags, grad_rows, None)
-        tally = cpu.cowclip_adam(*table, counts, False, adam)
-        current, later = torch.full_like(counts, 3), replace(adam, step=4)
-        cpu.catch_up(*table[:3], current, ids[:100].flatten(), [later])
-        cpu.catch_up(*table[:3], current, None, [later])
-        cpu.scatter_add(table[3], counts, ids, bags, grad_rows, None)
-        touched = torch.cat([ids.flatten(), values])
-        second = cpu.cowclip_adam_rows(*table, counts, current, touched, False, replace(adam, step=5))
-        results.append((tally, second, cpu.gather(table[0], ids, bags, False)[0], *table))
-    for one, many in zip(*results, strict=True):
-        assert torch.equal(one, many)
+    with threads_kept():
+        monkeypatch.setattr("clickherd.threads.CORES", 3)
+        for threads in (1, 2, 3):
+            set_threads(threads)
+            table = [weight.clone(), torch.zeros(400, 5), torch.zeros(400, 5), torch.zeros(400, 5)]
+            counts = torch.zeros(400, dtype=torch.int32)
+            cpu.scatter_add(table[3], counts, ids, bags, grad_rows, None)
+            tally = cpu.cowclip_adam(*table, counts, False, adam)
+            current, later = torch.full_like(counts, 3), replace(adam, step=4)
+            cpu.catch_up(*table[:3], current, ids[:100].flatten(), [later])
+            cpu.catch_up(*table[:3], current, None, [later])
+            cpu.scatter_add(table[3], counts, ids, bags, grad_rows, None)
+            touched = torch.cat([ids.flatten(), values])
+            second = cpu.cowclip_adam_rows(*table, counts, current, touched, False, replace(adam, step=5))
+            results.append((tally, second, cpu.gather(table[0], ids, bags, False)[0], *table))
+    for one, two, three in zip(*results, strict=True):
+        assert torch.equal(one, two)
+        assert torch.equal(one, three)

@@ -15,7 +15,6 @@ from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import numba
 import numpy as np
 import numpy.typing as npt
 import polars as pl
@@ -29,6 +28,7 @@ from clickherd.data.store import MISSING, TRUTH, Batch, FieldLayout, Layout
 from clickherd.data.values import as_texts, read_labels, read_numbers, read_parts
 from clickherd.data.vocabulary import HashBuckets, Ids, Vocabulary
 from clickherd.errors import DataError, RunError, did_you_mean
+from clickherd.threads import get_threads
 
 _PARALLEL_ROWS = 4_096  # below, threads cost more than they save
 
@@ -293,5 +293,5 @@ _NO_TARGETS = (np.empty(0, np.float32), np.empty(0, np.uint64), np.empty(0, np.f
 
 def in_parallel(jobs: Sequence[Callable[[], Any]]) -> list[Any]:
     """The jobs' results in order; polars, numpy and the index let other threads run meanwhile."""
-    with ThreadPoolExecutor(numba.get_num_threads()) as pool:
+    with ThreadPoolExecutor(get_threads()) as pool:
         return list(pool.map(lambda job: job(), jobs))

@@ -8,18 +8,20 @@ import numba
 import numpy as np
 import numpy.typing as npt
 
+from clickherd.threads import share_out
+
 Array = npt.NDArray[Any]
 
-# error_model="numpy": Python's check for a zero divisor would keep the loops from being vectorised.
-_jit = numba.njit(cache=True, parallel=True, error_model="numpy")
-_jit_serial = numba.njit(cache=True, error_model="numpy")
+_LEAST = 256  # rows that are worth a thread of their own
+
+_jit = numba.njit(cache=True, nogil=True)
 
 
 def take_rows(matrix: Array, rows: Array) -> Array:
     """matrix[rows] for a row-major matrix, on all threads."""
     out = np.empty((len(rows), matrix.shape[1]), matrix.dtype)
     if out.size:
-        _take_rows(matrix, rows, out)
+        share_out(lambda first, last: _take_rows(matrix, rows[first:last], out[first:last]), len(rows), _LEAST)
     return out
 
 
@@ -35,13 +37,13 @@ def take_bag(values: Array, offsets: Array, rows: Array) -> tuple[Array, Array]:
 
 @_jit
 def _take_rows(matrix: Array, rows: Array, out: Array) -> None:
-    for b in numba.prange(len(rows)):
+    for b in range(len(rows)):
         source = rows[b]
         for j in range(matrix.shape[1]):
             out[b, j] = matrix[source, j]
 
 
-@_jit_serial
+@_jit
 def _take_bag(values: Array, offsets: Array, rows: Array, out: Array, out_offsets: Array) -> None:
     for b in range(len(rows)):
         begin = offsets[rows[b]]

@@ -1,21 +1,22 @@
 """The numba twins. Results do not depend on the number of threads: each id belongs to one field, each field to one
 thread, and rows are added in order. The update of the table is in `cpu_update`.
 
-`gather` is for one thread: micro-batches are gathered side by side (see `workers`), and numba's threads, of which
-there is one team, may serve one caller only.
+`gather` stays in the thread that calls it: micro-batches are gathered side by side (see `workers`).
 """
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from numba import njit, prange
+from numba import njit
 from torch import Tensor
 
 from clickherd.kernels.cpu_update import catch_up, cowclip_adam, cowclip_adam_rows
+from clickherd.threads import share_out
 
 if TYPE_CHECKING:
     from clickherd.kernels import AdamStep, Bags
@@ -25,10 +26,9 @@ __all__ = ["adam", "catch_up", "cowclip_adam", "cowclip_adam_rows", "gather", "s
 Array = npt.NDArray[Any]
 
 # error_model="numpy": Python's check for a zero divisor would keep the loops from being vectorised.
-_jit = njit(cache=True, parallel=True, error_model="numpy")
-_jit_serial = njit(cache=True, nogil=True, error_model="numpy")
+_jit = njit(cache=True, nogil=True, error_model="numpy")
 
-CHUNK = 8192  # weights of a network that a thread updates at a time
+CHUNK = 8192  # weights of a network that are worth a thread of their own
 
 
 def gather(weight_VW: Tensor, ids_BS: Tensor, bags: Bags, wide: bool) -> tuple[Tensor, Tensor]:
@@ -56,8 +56,10 @@ def scatter_add(
     wide = grad_wide_B is not None
     grad, counts, grad_rows = grad_VW.numpy(), counts_V.numpy(), grad_rows_BFD.contiguous().numpy()
     grad_wide = grad_wide_B.contiguous().numpy() if grad_wide_B is not None else np.empty(0, np.float32)
-    num_single = ids_BS.shape[1]
-    _scatter_add(grad, counts, ids_BS.numpy(), grad_rows, grad_wide, wide)
+    ids, num_single = ids_BS.numpy(), ids_BS.shape[1]
+    share_out(  # fields own disjoint ids: no two threads write the same row
+        lambda first, last: _scatter_add(grad, counts, ids, first, last, grad_rows, grad_wide, wide), num_single
+    )
     for j, (values, offsets) in enumerate(bags):
         _scatter_add_bag(grad, counts, values.numpy(), offsets.numpy(), grad_rows, grad_wide, num_single + j, wide)
 
@@ -73,11 +75,15 @@ def adam(
     constants = step.corrected_rate, step.beta1, 1 - step.beta1, step.beta2, 1 - step.beta2, step.epsilon
     scalars = tuple(map(np.float32, constants))
     for tensors in zip(weights, exp_avgs, exp_avg_sqs, grads, strict=True):
-        update = _adam if tensors[0].numel() > CHUNK else _adam_span
-        update(*(tensor.numpy().reshape(-1) for tensor in tensors), *scalars)
+        flat = [tensor.numpy().reshape(-1) for tensor in tensors]
+        share_out(partial(_adam_span, flat, scalars), len(flat[0]), CHUNK)
 
 
-@_jit_serial
+def _adam_span(flat: list[Array], scalars: tuple[np.float32, ...], first: int, last: int) -> None:
+    _adam(*(array[first:last] for array in flat), *scalars)
+
+
+@_jit
 def _gather(weight: Array, ids: Array, rows: Array, linear: Array, first: int) -> None:
     num_rows, num_fields = ids.shape
     width = weight.shape[1]
@@ -92,7 +98,7 @@ def _gather(weight: Array, ids: Array, rows: Array, linear: Array, first: int) -
         linear[b] = total
 
 
-@_jit_serial
+@_jit
 def _gather_bag(
     weight: Array, values: Array, offsets: Array, rows: Array, linear: Array, field: int, first: int
 ) -> None:
@@ -110,12 +116,20 @@ def _gather_bag(
 
 
 @_jit
-def _scatter_add(grad: Array, counts: Array, ids: Array, grad_rows: Array, grad_wide: Array, wide: bool) -> None:
-    num_rows, num_fields = ids.shape
+def _scatter_add(
+    grad: Array,
+    counts: Array,
+    ids: Array,
+    first_field: int,
+    last_field: int,
+    grad_rows: Array,
+    grad_wide: Array,
+    wide: bool,
+) -> None:
     first = 1 if wide else 0
     width = grad.shape[1]
-    for f in prange(num_fields):  # fields own disjoint ids: no two threads write the same row
-        for b in range(num_rows):
+    for f in range(first_field, last_field):
+        for b in range(len(ids)):
             i = ids[b, f]
             counts[i] += 1
             if wide:
@@ -124,7 +138,7 @@ def _scatter_add(grad: Array, counts: Array, ids: Array, grad_rows: Array, grad_
                 grad[i, d] += grad_rows[b, f, d - first]
 
 
-@_jit_serial
+@_jit
 def _scatter_add_bag(
     grad: Array,
     counts: Array,
@@ -148,8 +162,8 @@ def _scatter_add_bag(
                 grad[i, d] += share * grad_rows[b, field, d - first]
 
 
-@_jit_serial
-def _adam_span(
+@_jit
+def _adam(
     weight: Array,
     exp_avg: Array,
     exp_avg_sq: Array,
@@ -167,23 +181,3 @@ def _adam_span(
         v = beta2 * exp_avg_sq[j] + rest2 * g * g
         exp_avg[j], exp_avg_sq[j] = m, v
         weight[j] -= rate * m / (np.sqrt(v) + epsilon)
-
-
-@_jit
-def _adam(
-    weight: Array,
-    exp_avg: Array,
-    exp_avg_sq: Array,
-    grad: Array,
-    rate: float,
-    beta1: float,
-    rest1: float,
-    beta2: float,
-    rest2: float,
-    epsilon: float,
-) -> None:
-    for chunk in prange((len(weight) + CHUNK - 1) // CHUNK):
-        a, b = chunk * CHUNK, min((chunk + 1) * CHUNK, len(weight))
-        _adam_span(
-            weight[a:b], exp_avg[a:b], exp_avg_sq[a:b], grad[a:b], rate, beta1, rest1, beta2, rest2, epsilon
-        )  # fmt: skip

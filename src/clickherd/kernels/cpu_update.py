@@ -10,12 +10,13 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-import numba
 import numpy as np
 import numpy.typing as npt
 import torch
-from numba import njit, prange
+from numba import njit
 from torch import Tensor
+
+from clickherd.threads import get_threads, share_out
 
 if TYPE_CHECKING:
     from clickherd.kernels import AdamStep
@@ -23,8 +24,7 @@ if TYPE_CHECKING:
 Array = npt.NDArray[Any]
 
 # error_model="numpy": Python's check for a zero divisor would keep the loops from being vectorised.
-_jit = njit(cache=True, parallel=True, error_model="numpy")
-_jit_serial = njit(cache=True, error_model="numpy")
+_jit = njit(cache=True, nogil=True, error_model="numpy")
 
 BLOCK = 32  # rows of the table updated together; blocks that no id touched skip the gradient
 CHUNK = 512  # rows that a thread brings up to date at a time
@@ -46,8 +46,7 @@ def cowclip_adam(
     adam: AdamStep,
 ) -> Tensor:
     """CowClip and Adam in one pass over the table; see `reference.cowclip_adam` for the equations."""
-    touched, clipped = _tallies(numba.get_num_threads())
-    _cowclip_adam(
+    arguments = (
         *_flat(weight_VW, exp_avg_VW, exp_avg_sq_VW, grad_VW),
         counts_V.numpy(),
         weight_VW.shape[1],
@@ -56,10 +55,9 @@ def cowclip_adam(
         *_clip(adam, weight_VW.shape[1] - int(wide)),
         *_constants(adam),
         adam.touched_only,
-        touched,
-        clipped,
     )
-    return torch.tensor([touched.sum(), clipped.sum()])
+    num_blocks = -(-len(counts_V) // BLOCK)
+    return torch.tensor(share_out(lambda first, last: _cowclip_adam(first, last, *arguments), num_blocks)).sum(dim=0)
 
 
 def cowclip_adam_rows(
@@ -75,8 +73,7 @@ def cowclip_adam_rows(
 ) -> Tensor:
     """`cowclip_adam` of the rows that `ids_N` names, each once however often it is named."""
     owners = _owners()
-    touched, clipped = _tallies(owners)
-    _cowclip_adam_rows(
+    arguments = (
         *_flat(weight_VW, exp_avg_VW, exp_avg_sq_VW, grad_VW),
         counts_V.numpy(),
         current_V.numpy(),
@@ -88,10 +85,8 @@ def cowclip_adam_rows(
         *_rates(adam),
         *_clip(adam, weight_VW.shape[1] - int(wide)),
         *_constants(adam),
-        touched,
-        clipped,
     )
-    return torch.tensor([touched.sum(), clipped.sum()])
+    return torch.tensor(share_out(lambda first, last: _cowclip_adam_rows(first, last, *arguments), owners)).sum(dim=0)
 
 
 def catch_up(
@@ -106,14 +101,14 @@ def catch_up(
     if not missed:
         return
     rates, l2s = (np.array(column, np.float32) for column in zip(*map(_rates, missed), strict=True))
-    tables = _flat(weight_VW, exp_avg_VW, exp_avg_sq_VW)
-    width, first_step = weight_VW.shape[1], missed[0].step
+    tables, current = _flat(weight_VW, exp_avg_VW, exp_avg_sq_VW), current_V.numpy()
+    arguments = weight_VW.shape[1], missed[0].step, rates, l2s, *_constants(missed[0])
     if ids_N is None:
-        _catch_up_all(*tables, current_V.numpy(), width, first_step, rates, l2s, *_constants(missed[0]))
+        num_chunks = -(-len(current) // CHUNK)
+        share_out(lambda first, last: _catch_up_all(first, last, *tables, current, *arguments), num_chunks)
     else:
-        _catch_up_rows(
-            *tables, current_V.numpy(), ids_N.numpy(), _owners(), width, first_step, rates, l2s, *_constants(missed[0])
-        )
+        ids, owners = ids_N.numpy(), _owners()
+        share_out(lambda first, last: _catch_up_rows(first, last, *tables, current, ids, owners, *arguments), owners)
 
 
 def _flat(*tables: Tensor) -> list[Array]:
@@ -138,14 +133,10 @@ def _constants(adam: AdamStep) -> tuple[np.float32, ...]:
 
 def _owners() -> int:
     """Into how many shares rows are dealt, by their id: a power of two, at least one share a thread."""
-    return 1 << (int(numba.get_num_threads()) - 1).bit_length()
+    return 1 << (get_threads() - 1).bit_length()
 
 
-def _tallies(count: int) -> tuple[Array, Array]:
-    return np.zeros(count * 8, np.int64), np.zeros(count * 8, np.int64)  # 8: a cache line apart
-
-
-@_jit_serial
+@_jit
 def _clip_row(
     weight: Array, grad: Array, begin: int, end: int, count: int, l2: float, clip: float, floor: float
 ) -> bool:
@@ -167,7 +158,7 @@ def _clip_row(
     return True
 
 
-@_jit_serial
+@_jit
 def _adam_span(
     weight: Array,
     exp_avg: Array,
@@ -204,6 +195,8 @@ def _adam_span(
 
 @_jit
 def _cowclip_adam(
+    first_block: int,
+    last_block: int,
     weight: Array,
     exp_avg: Array,
     exp_avg_sq: Array,
@@ -221,14 +214,12 @@ def _cowclip_adam(
     rest2: float,
     epsilon: float,
     touched_only: bool,
-    touched: Array,
-    clipped: Array,
-) -> None:
+) -> tuple[int, int]:
     num_ids = len(counts)
-    num_blocks = (num_ids + BLOCK - 1) // BLOCK
+    all_touched, all_clipped = 0, 0
     # An absent row's gradient is 2λw with count 1: it can pass its threshold only if 2λ > r.
     clip_absent = l2 > clip
-    for block in prange(num_blocks):
+    for block in range(first_block, last_block):
         start, stop = block * BLOCK, min(block * BLOCK + BLOCK, num_ids)
         num_touched, num_clipped = 0, 0
         for i in range(start, stop):
@@ -256,12 +247,12 @@ def _cowclip_adam(
             grad[start * width : stop * width] = 0.0
         if num_touched:
             counts[start:stop] = 0
-            thread = numba.get_thread_id() * 8
-            touched[thread] += num_touched
-            clipped[thread] += num_clipped
+            all_touched += num_touched
+            all_clipped += num_clipped
+    return all_touched, all_clipped
 
 
-@_jit_serial
+@_jit
 def _owned(ids: Array, owner: int, owners: int) -> Array:
     """The ids of one share, in order and with repetitions."""
     rows = np.empty(len(ids), np.int64)
@@ -272,7 +263,7 @@ def _owned(ids: Array, owner: int, owners: int) -> Array:
     return rows[:count]
 
 
-@_jit_serial
+@_jit
 def _fetch(a: Array, b: Array, c: Array, d: Array, rows: Array, start: int, stop: int, width: int) -> np.float32:
     """Read the ends of some rows, so that the memory's answers for all of them are awaited together."""
     total = np.float32(0.0)
@@ -282,7 +273,7 @@ def _fetch(a: Array, b: Array, c: Array, d: Array, rows: Array, start: int, stop
     return total
 
 
-@_jit_serial
+@_jit
 def _copy(source: Array, target: Array) -> None:
     """A loop, because numba's assignment to a slice takes longer than so short a copy."""
     for j in range(len(source)):
@@ -291,6 +282,8 @@ def _copy(source: Array, target: Array) -> None:
 
 @_jit
 def _cowclip_adam_rows(
+    first_owner: int,
+    last_owner: int,
     weight: Array,
     exp_avg: Array,
     exp_avg_sq: Array,
@@ -311,12 +304,10 @@ def _cowclip_adam_rows(
     beta2: float,
     rest2: float,
     epsilon: float,
-    touched: Array,
-    clipped: Array,
-) -> None:
-    read = np.empty(owners * LANES, np.float32)
-    for owner in prange(owners):
-        num_clipped = 0
+) -> tuple[int, int]:
+    read = np.empty(1, np.float32)
+    num_touched, num_clipped = 0, 0
+    for owner in range(first_owner, last_owner):
         rows = _owned(ids, owner, owners)
         kept = 0
         for n in range(len(rows)):  # each row once
@@ -326,7 +317,7 @@ def _cowclip_adam_rows(
                 kept += 1
         for group in range(0, kept, AHEAD):
             stop = min(group + AHEAD, kept)
-            read[owner * LANES] = _fetch(weight, exp_avg, exp_avg_sq, grad, rows, group, stop, width)
+            read[0] = _fetch(weight, exp_avg, exp_avg_sq, grad, rows, group, stop, width)
             for n in range(group, stop):
                 begin, end = rows[n] * width, (rows[n] + 1) * width
                 if clip < np.inf:
@@ -336,12 +327,14 @@ def _cowclip_adam_rows(
                 )
                 grad[begin:end] = 0.0
                 counts[rows[n]] = 0
-        touched[owner * 8] = kept
-        clipped[owner * 8] = num_clipped
+        num_touched += kept
+    return num_touched, num_clipped
 
 
 @_jit
 def _catch_up_rows(
+    first_owner: int,
+    last_owner: int,
     weight: Array,
     exp_avg: Array,
     exp_avg_sq: Array,
@@ -359,8 +352,8 @@ def _catch_up_rows(
     epsilon: float,
 ) -> None:
     last_step = first_step + len(rates) - 1
-    read = np.empty(owners * LANES, np.float32)
-    for owner in prange(owners):
+    read = np.empty(1, np.float32)
+    for owner in range(first_owner, last_owner):
         w, m, v = np.zeros(LANES, np.float32), np.zeros(LANES, np.float32), np.zeros(LANES, np.float32)
         rows = _owned(ids, owner, owners)
         sinces = np.empty(len(rows), np.int32)
@@ -373,7 +366,7 @@ def _catch_up_rows(
                 kept += 1
         for group in range(0, kept, AHEAD):
             stop = min(group + AHEAD, kept)
-            read[owner * LANES] = _fetch(weight, exp_avg, exp_avg_sq, weight, rows, group, stop, width)
+            read[0] = _fetch(weight, exp_avg, exp_avg_sq, weight, rows, group, stop, width)
             for n in range(group, stop):
                 for begin in range(rows[n] * width, (rows[n] + 1) * width, LANES):
                     end = min(begin + LANES, (rows[n] + 1) * width)
@@ -390,6 +383,8 @@ def _catch_up_rows(
 
 @_jit
 def _catch_up_all(
+    first_chunk: int,
+    last_chunk: int,
     weight: Array,
     exp_avg: Array,
     exp_avg_sq: Array,
@@ -405,7 +400,7 @@ def _catch_up_all(
     epsilon: float,
 ) -> None:
     num_ids = len(current)
-    for chunk in prange((num_ids + CHUNK - 1) // CHUNK):
+    for chunk in range(first_chunk, last_chunk):
         start, end = chunk * CHUNK, min(chunk * CHUNK + CHUNK, num_ids)
         while start < end:  # rows that missed the same steps go together, as many as the first cache level holds
             stop = start + 1

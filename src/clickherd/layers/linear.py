@@ -16,5 +16,5 @@ class NumericLinear(nn.Module):
 
     def forward(self, numeric_BK: Tensor) -> Tensor:
         """Shape (B, K) in, (B,) out."""
-        term_B = numeric_BK @ self.weight
+        term_B = (numeric_BK * self.weight).sum(dim=1)  # not a product, which autocast would take in bf16
         return term_B if self.bias is None else term_B + self.bias

@@ -38,7 +38,8 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "device_store": ("data", "kernels", "network"),
     "graphs": ("network",),
     "workers": (),
-    "learner": ("config", "network", "masking", "device_store", "graphs", "optim", "workers"),
+    "runtime": ("errors", "kernels", "threads"),
+    "learner": ("config", "network", "masking", "device_store", "graphs", "optim", "runtime", "workers"),
     "observer": ("optim",),
     "training_state": (),
     "train": (

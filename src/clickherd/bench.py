@@ -26,7 +26,7 @@ from clickherd.errors import ConfigError
 from clickherd.layers.relu_mlp import linear
 from clickherd.learner import MICRO_BATCH
 from clickherd.network import ClickModel
-from clickherd.runtime import check_device, seeded, use_threads
+from clickherd.runtime import check_device, precision_on, seeded, use_threads
 from clickherd.train import Trainer
 
 NUM_FIELDS, NUM_NUMERIC = 26, 13
@@ -64,7 +64,7 @@ def bench(config: Config, *, rows: int, ids: int, batch_sizes: Sequence[int]) ->
                 "batch_size": batch_size,
                 "rows": rows,
                 "ids": layout.num_ids,
-                "precision": train.precision,
+                "precision": precision_on("cpu", train.precision),
                 "rows_per_second": round(speed, 1),
                 "products_rows_per_second": round(1 / seconds, 1) if seconds else None,
                 "share": round(speed * seconds, 3) if seconds else None,
@@ -105,7 +105,7 @@ def products_seconds(config: Config, layout: Layout) -> float:
     net = config.model.build(len(layout.fields), len(layout.numeric))
     micro_batch_size = config.train.micro_batch_size or MICRO_BATCH
     size = min(micro_batch_size, config.train.batch_size or micro_batch_size)
-    dtype = torch.bfloat16 if config.train.precision == "bf16" else torch.float32
+    dtype = torch.bfloat16 if precision_on("cpu", config.train.precision) == "bf16" else torch.float32
     return sum(_layer_seconds(*shape, size, dtype) for shape in _products(net)) / size
 
 

@@ -38,7 +38,7 @@ class TrainConfig(Settings):
     micro_batch_size: int | None = Field(
         None,
         ge=1,
-        description="rows that go through the model at a time; when not given, 2,048 on a CPU, to fit its cache, and "
+        description="rows that go through the model at a time; when not given, 1,024 on a CPU, to fit its cache, and "
         "on a GPU the whole batch, or as much of it as a quarter of the free memory holds",
     )
     epochs: int = Field(20, ge=1)
@@ -50,10 +50,11 @@ class TrainConfig(Settings):
     monitor: Monitor = "auc"
     patience: int | None = Field(2, ge=1, description="stop after so many epochs without a better validation score")
     seed: int = Field(0, ge=0)
-    precision: Literal["fp32", "tf32", "bf16"] = Field(
-        "fp32",
+    precision: Literal["auto", "fp32", "tf32", "bf16"] = Field(
+        "auto",
         description="of the dense part's matrix products while training: tf32 (GPUs only) rounds their factors to 11 "
-        "bits, bf16 to 8; sums and weights stay fp32; bf16 needs a CPU or GPU with units for it",
+        "bits, bf16 to 8; sums and weights stay fp32; bf16 needs a CPU or GPU with units for it; auto is bf16 on a "
+        "CPU that has them, else fp32, and tf32 on a GPU",
     )
     threads: int | None = Field(
         None,

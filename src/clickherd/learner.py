@@ -22,6 +22,7 @@ from clickherd.network import ClickModel, TensorBatch, micro_batches
 from clickherd.optim.adam import KerasAdam
 from clickherd.optim.cowclip import CowClip, CowClipConfig, lag_for
 from clickherd.optim.scaling import Hyperparameters, scaled
+from clickherd.runtime import precision_on
 from clickherd.workers import Workers
 
 MICRO_BATCH, MIN_MICRO_BATCH = 1024, 128  # rows, on a CPU
@@ -46,7 +47,8 @@ class Learner:
         self.batch_size = batch_size  # of a full batch; the hyper-parameters belong to it
         self.hyper = scaled(optim, batch_size)
         self.micro_batch_size = config.train.micro_batch_size or micro_batch_size_for(model, batch_size)
-        self.bf16 = config.train.precision == "bf16"
+        precision = precision_on(model.device.type, config.train.precision)
+        self.bf16 = precision == "bf16"
         self.mask = Mask(config.train.mask, model.layout)
         self.dense = KerasAdam(model.net.parameters(), betas=optim.betas, epsilon=optim.epsilon)
         lookups = batch_size * len(model.layout.fields)
@@ -59,7 +61,7 @@ class Learner:
         self.workers = Workers(min(torch.get_num_threads(), micros) if _runs_in_parallel(model) else 1)
         self._graphed: Graphed | None = None
         if model.device.type == "cuda":
-            torch.set_float32_matmul_precision("high" if config.train.precision == "tf32" else "highest")
+            torch.set_float32_matmul_precision("high" if precision == "tf32" else "highest")
             if config.train.cuda_graphs:
                 self._graphed = Graphed(self.add_gradients)
 

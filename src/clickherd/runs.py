@@ -33,7 +33,7 @@ from clickherd.kernels.warm_up import warm_up
 from clickherd.masking import check_mask
 from clickherd.network import ClickModel
 from clickherd.observer import Observer
-from clickherd.runtime import check_device, seeded, use_threads
+from clickherd.runtime import check_device, precision_on, seeded, use_threads
 from clickherd.train import Trainer, batch_size_for
 from clickherd.training_state import Progress
 
@@ -95,8 +95,12 @@ def resume_run(
 
 
 def _settled(config: Config, prepared: Prepared, threads: int) -> Config:
-    """The settings with nothing left to be found: batch size, threads, where the rows lie and which they are."""
-    train = {"batch_size": batch_size_for(config, len(prepared.train)), "threads": threads}
+    """The settings with nothing left to be found: batch size, threads, precision, where the rows lie and which ones."""
+    train = {
+        "batch_size": batch_size_for(config, len(prepared.train)),
+        "threads": threads,
+        "precision": precision_on(config.train.device, config.train.precision),
+    }
     sources: dict[str, Any] = {
         split: tuple(path if "://" in path else str(Path(path).absolute()) for path in getattr(config.source, split))
         for split in ("data", "valid", "test")

@@ -39,6 +39,21 @@ def use_threads(threads: int | None) -> int:
     return chosen
 
 
+def has_bf16_units() -> bool:
+    """Whether this CPU multiplies bf16 faster than fp32."""
+    able = torch.cpu.get_capabilities()
+    return bool(able.get("avx512_bf16") or able.get("amx_bf16"))
+
+
+def precision_on(device: str, precision: str) -> str:
+    """The precision that `train.precision` stands for on a device: fp32, tf32 or bf16."""
+    if precision != "auto":
+        return precision
+    if device != "cpu":
+        return "tf32"
+    return "bf16" if has_bf16_units() else "fp32"
+
+
 def check_device(device: str, precision: str = "fp32") -> None:
     """See that the device is there and can do what is asked of it, before any work is done for it.
 
@@ -51,8 +66,7 @@ def check_device(device: str, precision: str = "fp32") -> None:
     kernels_for(torch.device(device))
     if device == "cpu" and precision == "tf32":
         raise ConfigError("train.precision = 'tf32', which CPUs do not have", mend="Use --set train.precision=fp32.")
-    able = torch.cpu.get_capabilities()
-    if device == "cpu" and precision == "bf16" and not (able.get("avx512_bf16") or able.get("amx_bf16")):
+    if device == "cpu" and precision == "bf16" and not has_bf16_units():
         raise ConfigError(
             "train.precision = 'bf16', but this CPU has no bf16 units: it would only be slower",
             mend="Use --set train.precision=fp32.",

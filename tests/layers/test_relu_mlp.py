@@ -14,7 +14,7 @@ from clickherd.config import resolve
 from clickherd.errors import ConfigError
 from clickherd.layers.mlp import MLP, MLPConfig
 from clickherd.layers.relu_mlp import applies_to
-from clickherd.runtime import check_device
+from clickherd.runtime import check_device, precision_on
 
 
 def one_by_one(mlp: MLP, x_BN: Tensor) -> Tensor:
@@ -75,6 +75,15 @@ def test_bfloat16_is_refused_where_it_would_be_slower(monkeypatch: pytest.Monkey
         check_device("cpu", "bf16")
     with pytest.raises(ConfigError, match="precision"):
         resolve({"train": {"precision": "fp16"}})
+
+
+def test_auto_takes_bfloat16_where_the_cpu_has_units_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"amx_bf16": True})
+    assert precision_on("cpu", "auto") == "bf16"
+    assert precision_on("cpu", "fp32") == "fp32"
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_f": True})
+    assert precision_on("cpu", "auto") == "fp32"
+    assert precision_on("cuda", "auto") == "tf32"
 
 
 @pytest.mark.parametrize("config", [{"activation": "tanh"}, {"batch_norm": True}, {"dropout": 0.5}])

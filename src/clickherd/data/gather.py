@@ -12,7 +12,7 @@ from clickherd.threads import share_out
 
 Array = npt.NDArray[Any]
 
-_LEAST = 256  # rows that are worth a thread of their own
+_LEAST = 2048  # rows that are worth a thread of their own
 
 _jit = numba.njit(cache=True, nogil=True)
 

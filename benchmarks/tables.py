@@ -6,6 +6,8 @@ import statistics
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from peers.environments import KNOWN, MODELS
+
 
 def figures(runs: Iterable[Mapping[str, Any]], peer: str, batch_size: int, key: str) -> dict[int, float]:
     """Round → figure, of the measurements that succeeded."""
@@ -40,16 +42,44 @@ def grid(head: list[str], rows: list[list[str]]) -> str:
 
 def heading(result: Mapping[str, Any]) -> str:
     """What was measured on what, by which command."""
-    of, data = result["machine"], result["data"]
-    best = data["best_reachable"]
+    data, best = result["data"], result["data"]["best_reachable"]
     return (
         f"{data['rows']['train']:,} training and {data['rows']['test']:,} test rows, {data['ids']:,} ids, best "
         f"reachable AUC {best['auc']:.4f} and logloss {best['logloss']:.4f}. "
-        f"DeepFM, embeddings of 10, MLP 400-400-400, {result['threads']} threads; {of['cpu']}, {of['cores']} cores, "
-        f"{of['memory_gib']} GiB; Python {of['python']}, torch {of['packages'].get('torch', '?')}; "
-        f"{of['date']}; load at the start {of['load_average_at_start'][0]:.2f}.\n"
+        f"{MODELS[result['model']]}, embeddings of 10, MLP 400-400-400"
+        f"{', 3 cross layers with full matrices' if result['model'] == 'dcnv2' else ''}, {machine_line(result)}"
+    )
+
+
+def machine_line(result: Mapping[str, Any]) -> str:
+    """The machine, the moment and the command."""
+    of = result["machine"]
+    return (
+        f"{result['threads']} threads; {of['cpu']}, {of['cores']} cores, {of['memory_gib']} GiB; "
+        f"Python {of['python']}, torch {of['packages'].get('torch', '?')}; {of['date']}; "
+        f"load at the start {of['load_average_at_start'][0]:.2f}.\n"
         f"Command: `{' '.join(result['command'])}`\n"
     )
+
+
+def networks(result: Mapping[str, Any]) -> str:
+    """How many dense weights each trainer's network has, and what is different about it; empty without networks."""
+    groups: dict[tuple[int, str], list[str]] = {}
+    for run in result["runs"]:
+        settings = run.get("settings", {})
+        if "dense_parameters" in settings:
+            found = groups.setdefault((settings["dense_parameters"], settings.get("network", "")), [])
+            found += [title] if (title := KNOWN[run["peer"]].title) not in found else []
+    lines = [
+        f"- {count:,}: {'; '.join(titles)}{f' ({why})' if why else ''}\n" for (count, why), titles in groups.items()
+    ]
+    return "Weights of the network, without those of the ids:\n\n" + "".join(lines) if lines else ""
+
+
+def left_out(result: Mapping[str, Any]) -> str:
+    """Who has no such network; empty where all have it."""
+    lines = [f"- {KNOWN[name].title}: {why}\n" for name, why in result["left_out"].items()]
+    return "Left out:\n\n" + "".join(lines) if lines else ""
 
 
 def failures(runs: Iterable[Mapping[str, Any]]) -> str:

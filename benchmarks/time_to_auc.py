@@ -17,14 +17,13 @@ from __future__ import annotations
 import argparse
 import statistics
 import sys
-import tempfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
-from driver import add_arguments, begin, carry_out, tell
+from driver import able, add_arguments, begin, compare
 from peers.environments import KNOWN
 from tables import at_batch, failures, grid, heading, spread
 
@@ -33,14 +32,7 @@ def main() -> None:
     """Measure, and write the result after every measurement."""
     args = read_arguments()
     result = begin(args) | {"share": args.share}
-    args.out.mkdir(parents=True, exist_ok=True)
-    json_file = args.out / f"time-to-auc-{args.machine}.json"
-    with tempfile.TemporaryDirectory(dir=args.scratch) as scratch:
-        for run in carry_out(result, measurements(args), args, Path(scratch), json_file):
-            tell(progress_line(run))
-    text = table(result)
-    json_file.with_suffix(".md").write_text(text)
-    print(text)
+    compare(args, "time-to-auc", result, measurements(args), progress_line, table)
 
 
 def read_arguments() -> argparse.Namespace:
@@ -59,7 +51,7 @@ def measurements(args: argparse.Namespace) -> Iterable[dict[str, Any]]:
     whole = {"measure": "curve", "rows": 0, "options": ["--points", args.points, "--epochs", args.epochs]}
     for round_ in range(args.rounds):
         for number, batch_size in enumerate(args.batch_sizes):
-            for peer in args.peers:
+            for peer in able(args):
                 if KNOWN[peer].batched:
                     yield {"kind": "batched", "peer": peer, "batch_size": batch_size, "round": round_, **whole}
                 elif number == 0:

@@ -14,6 +14,8 @@ import polars as pl
 import pytest
 import torch
 
+from clickherd.config import resolve
+
 BENCHMARKS = Path(__file__).resolve().parent.parent / "benchmarks"
 
 
@@ -57,9 +59,13 @@ def test_ratios_are_taken_within_a_round_and_skip_failures(benchmark: Any) -> No
     assert speed.spread({0: 3.0, 1: 2.0}, "{:.2f}") == "2.50 (2.00–3.00)"
 
 
+def comparison(**settings: Any) -> argparse.Namespace:
+    return argparse.Namespace(**{"rounds": 2, "model": "deepfm"} | settings)
+
+
 def test_peers_take_turns(benchmark: Any) -> None:
     speed = benchmark("speed")
-    args = argparse.Namespace(rounds=2, batch_sizes=[8192], peers=["clickherd", "fuxictr"], rows=None, accuracy=False)
+    args = comparison(batch_sizes=[8192], peers=["clickherd", "fuxictr"], rows=None, accuracy=False)
     order = [(r["round"], r["peer"], r["rows"]) for r in speed.measurements(args)]
     rows = speed.ROWS[8192]
     assert order == [(0, "clickherd", rows), (0, "fuxictr", rows), (1, "clickherd", rows), (1, "fuxictr", rows)]
@@ -67,13 +73,45 @@ def test_peers_take_turns(benchmark: Any) -> None:
 
 def test_trainers_without_batches_train_once_on_all_rows(benchmark: Any) -> None:
     names = ["clickherd", "lightgbm"]
-    args = argparse.Namespace(rounds=2, batch_sizes=[1024, 8192], peers=names, rows=10, accuracy=True)
+    args = comparison(batch_sizes=[1024, 8192], peers=names, rows=10, accuracy=True)
     speed = [r for r in benchmark("speed").measurements(args) if r["peer"] == "lightgbm"]
     assert [(r["kind"], r["measure"], r["rows"]) for r in speed] == [("unbatched", "accuracy", 0)]
-    args = argparse.Namespace(rounds=2, batch_sizes=[1024, 8192], peers=names, points=10, epochs=1)
+    args = comparison(batch_sizes=[1024, 8192], peers=names, points=10, epochs=1)
     curves = [(r["peer"], r["round"], r["batch_size"]) for r in benchmark("time_to_auc").measurements(args)]
     of_clickherd = [("clickherd", round_, size) for round_ in (0, 1) for size in (1024, 8192)]
     assert sorted(curves) == [*of_clickherd, ("lightgbm", 0, 1), ("lightgbm", 1, 1)]
+
+
+def test_a_trainer_without_the_network_is_left_out_and_the_table_says_so(benchmark: Any) -> None:
+    speed, driver, tables = benchmark("speed"), benchmark("driver"), benchmark("tables")
+    args = comparison(batch_sizes=[8192], peers=["clickherd", "lightgbm"], rows=10, accuracy=True, model="dcnv2")
+    assert {r["peer"] for r in speed.measurements(args)} == {"clickherd"}
+    why = driver.KNOWN["lightgbm"].lacks("dcnv2")
+    assert "LightGBM 4.7.0, native categories: has no DCN-v2" in tables.left_out({"left_out": {"lightgbm": why}})
+
+
+def test_networks_are_named_by_their_number_of_weights(benchmark: Any) -> None:
+    def counted(peer: str, count: int, **settings: str) -> dict[str, Any]:
+        return run(peer, 0) | {"settings": {"dense_parameters": count} | settings}
+
+    runs = [counted("clickherd", 430_814), counted("fbgemm", 430_814), counted("fuxictr", 477_745, network="wider")]
+    lines = benchmark("tables").networks({"runs": [*runs, runs[0]]}).splitlines()
+    assert "- 430,814: clickherd; FBGEMM 1.8.0 table-batched embedding, torch net" in lines
+    assert "- 477,745: FuxiCTR 2.3.10 (wider)" in lines
+
+
+@pytest.mark.parametrize("model", ["deepfm", "dcnv2", "wide_deep"])
+def test_the_plain_network_computes_what_clickherds_does(runner: Any, model: str) -> None:
+    """With equal weights, in the order in which either lists them."""
+    networks = runner("networks")
+    ours = resolve({"model": {"name": model}}).model.build(num_fields=4, num_numeric=3)
+    plain = networks.Network(model, num_fields=4, num_numeric=3)
+    with torch.no_grad():
+        for weight, theirs in zip(ours.parameters(), plain.parameters(), strict=True):
+            theirs.normal_(0, 0.1)
+            weight.copy_(theirs.reshape(weight.shape))
+        rows, linear, numeric = torch.randn(5, 4, 10), torch.randn(5, 4), torch.randn(5, 3)
+        torch.testing.assert_close(plain(rows, linear, numeric), ours(rows, linear.sum(1), numeric))
 
 
 @pytest.mark.parametrize(
@@ -91,7 +129,7 @@ def test_a_failing_peer_is_recorded(
     runner = tmp_path / "runner.py"
     runner.write_text(script)
     monkeypatch.setitem(driver.KNOWN, "broken", environments.Peer("Broken", environments.OWN, str(runner)))
-    args = argparse.Namespace(data=tmp_path, threads=1, timeout=2, budget=1)
+    args = argparse.Namespace(data=tmp_path, model="deepfm", threads=1, timeout=2, budget=1)
     asked = run("broken", 0, rows=10, measure="speed")
     failed = asked | driver.measure(asked, args, tmp_path)
     assert error in failed["error"]
@@ -112,7 +150,7 @@ def test_a_peer_that_cannot_be_installed_is_recorded_and_the_others_are_measured
     missing = driver.install(["here", "nowhere"])
     assert "no-such-package==1.0" in missing["nowhere"]
     asked = [run(peer, 0, rows=10, measure="speed") for peer in ("nowhere", "here")]
-    args = argparse.Namespace(data=tmp_path, threads=1, timeout=60, budget=1)
+    args = argparse.Namespace(data=tmp_path, model="deepfm", threads=1, timeout=60, budget=1)
     file = tmp_path / "result.json"
     done = list(driver.carry_out({"missing": missing, "runs": []}, asked, args, tmp_path, file))
     assert "not installed" in done[0]["error"]
@@ -138,6 +176,8 @@ def result_of(*runs: dict[str, Any]) -> dict[str, Any]:
         "data": data,
         "threads": 2,
         "command": ["python", "x.py"],
+        "model": "deepfm",
+        "left_out": {},
         "share": 0.99,
         "runs": list(runs),
     }

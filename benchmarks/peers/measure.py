@@ -13,6 +13,7 @@ import json
 import math
 import os
 import re
+import statistics
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -25,8 +26,11 @@ import numpy.typing as npt
 
 EMBEDDING_DIM = 10
 HIDDEN_UNITS = (400, 400, 400)
+CROSS_LAYERS = 3  # of DCN-v2, with a full matrix each, beside the MLP
 LEARNING_RATE = 1e-3
 WARM_UP_ROWS = 8192  # or one batch, whichever is more
+SCORED_AT_A_TIME = 8192  # test rows, where speed is not the question
+SCORINGS = 3  # that are timed
 
 
 @dataclass(frozen=True)
@@ -41,6 +45,8 @@ class Job:
     seed: int
     variant: str
     measure: str  # a key of MEASURES
+    model: str = "deepfm"  # or dcnv2, wide_deep
+    scoring_batch_size: int = SCORED_AT_A_TIME
     points: int = 10  # of a curve, in every epoch
     epochs: int = 1  # of a curve
     budget: float = math.inf  # seconds after which a trainer without batches adds no more trees
@@ -80,7 +86,9 @@ class Rows:
 class Peer(Protocol):
     """A trainer under measurement."""
 
-    settings: dict[str, Any]  # what a reader must know about how the peer was run
+    # What a reader must know about how the peer was run. A trainer of networks gives `parameter_counts`, and under
+    # `network` what is not as in clickherd's network.
+    settings: dict[str, Any]
 
     def prepare(self, rows: Rows) -> Any:
         """The rows in the form that the peer's fit takes. Not timed."""
@@ -90,6 +98,14 @@ class Peer(Protocol):
 
     def predict(self, rows: Rows) -> npt.NDArray[np.float64]:
         """Click probabilities, shape (N,)."""
+
+
+@runtime_checkable
+class WithScorer(Protocol):
+    """A peer that predicts batch by batch."""
+
+    def scorer(self, rows: Rows, batch_size: int) -> Callable[[], npt.NDArray[np.float64]]:
+        """The peer's own call that predicts, on rows in the form that it takes: only the call is timed."""
 
 
 @runtime_checkable
@@ -151,6 +167,11 @@ def read_rows(data: Path, split: str, start: int = 0, stop: int | None = None) -
     return Rows(**{name: np.array(array) for name, array in arrays.items()}, split=split, start=start, stop=end)
 
 
+def parameter_counts(dense: int, table: int) -> dict[str, int]:
+    """For a peer's settings: the weights of its network, and those that belong to an id, linear weights included."""
+    return {"dense_parameters": dense, "table_parameters": table}
+
+
 def peak_rss_mib() -> float:
     """The most memory this process has held. Not ru_maxrss, which starts at the parent's."""
     found = re.search(r"^VmHWM:\s+(\d+) kB$", Path("/proc/self/status").read_text(), re.MULTILINE)
@@ -204,7 +225,24 @@ def _curve(job: Job, peer: Peer) -> dict[str, Any]:
     return {"rows": len(rows.labels), "points": curve.points}
 
 
-MEASURES = {"speed": _speed, "accuracy": _accuracy, "curve": _curve}
+def _prediction(job: Job, peer: Peer) -> dict[str, Any]:
+    """Rows per second of predicting the test rows, by a network that was trained first; the median of some calls."""
+    if not isinstance(peer, WithScorer):
+        raise SystemExit("this peer does not predict batch by batch")
+    peer.fit(peer.prepare(read_rows(job.data, "train", 0, job.rows or None)))
+    test = read_rows(job.data, "test")
+    score = peer.scorer(test, job.scoring_batch_size)
+    found = scores(test, score())  # this first call does not count
+    seconds = []
+    for _ in range(SCORINGS):
+        start = time.perf_counter()
+        score()
+        seconds.append(round(time.perf_counter() - start, 4))
+    speed = round(len(test.labels) / statistics.median(seconds), 1)
+    return {"rows": len(test.labels), "seconds": seconds, "rows_per_second": speed} | found
+
+
+MEASURES = {"speed": _speed, "accuracy": _accuracy, "curve": _curve, "prediction": _prediction}
 
 
 def _timed_fit(job: Job, peer: Peer) -> dict[str, Any]:
@@ -232,6 +270,8 @@ def _read_job() -> Job:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--variant", default="")
     parser.add_argument("--measure", choices=MEASURES, required=True)
+    parser.add_argument("--model", default=Job.model)
+    parser.add_argument("--scoring-batch-size", type=int, default=Job.scoring_batch_size)
     parser.add_argument("--points", type=int, default=10)
     parser.add_argument("--epochs", type=int, default=1)
     parser.add_argument("--budget", type=float, default=math.inf)

@@ -120,25 +120,30 @@ def measure(run: Mapping[str, Any], args: argparse.Namespace, scratch: Path) -> 
     """The figures of one measurement, or why there are none."""
     peer = KNOWN[run["peer"]]
     command = [peer.environment.python, PEERS / peer.runner, "--data", args.data, "--scratch", scratch]
-    command += ["--rows", run["rows"], "--batch-size", run["batch_size"], "--threads", args.threads]
-    command += ["--model", args.model]
+    batch_size = run.get("training_batch_size", run["batch_size"])
+    command += ["--rows", run["rows"], "--batch-size", batch_size, "--threads", args.threads, "--model", args.model]
     command += ["--seed", run["round"], "--variant", peer.variant, "--budget", args.budget]
     command += ["--measure", run["measure"], *run.get("options", [])]
+    return answer_of(command, environment(peer, args.threads), args.timeout)
+
+
+def answer_of(command: Iterable[object], variables: Mapping[str, str], timeout: float) -> dict[str, Any]:
+    """The JSON object that a command prints, with the load before and the time of day; or why there is none."""
     load = os.getloadavg()[0]
     process = subprocess.Popen(
         [str(part) for part in command],
-        env=environment(peer, args.threads),
+        env=variables,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
     )
     try:
-        answer, complaint = process.communicate(timeout=args.timeout)
+        answer, complaint = process.communicate(timeout=timeout)
     except subprocess.TimeoutExpired:
         os.killpg(process.pid, signal.SIGKILL)  # its loader's worker processes too
         process.communicate()
-        return {"error": f"gave up after {args.timeout:.0f} s"}
+        return {"error": f"gave up after {timeout:.0f} s"}
     if process.returncode != 0:
         killed = f"ended by signal {-process.returncode}, perhaps out of memory " if process.returncode < 0 else ""
         reason = " | ".join(complaint.strip().splitlines()[-2:]).replace(str(host.REPOSITORY), ".")

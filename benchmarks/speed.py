@@ -27,7 +27,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 from driver import able, add_arguments, begin, compare
 from peers.environments import KNOWN
-from tables import at_batch, failures, figures, grid, heading, left_out, networks, ratio, spread
+from tables import at_batch, by_batch, failures, figures, grid, heading, left_out, networks, ratio, spread
 
 # rows of a timed fit: about half a minute for the slowest peer on two cores
 ROWS = {1024: 262_144, 8192: 786_432, 65_536: 786_432, 131_072: 1_048_576}
@@ -88,29 +88,10 @@ def table(result: Mapping[str, Any]) -> str:
     speed = [run for run in runs if run["kind"] == "speed"]
     names = list(dict.fromkeys(run["peer"] for run in speed))
     sizes = list(dict.fromkeys(run["batch_size"] for run in speed))
-    head = ["trainer", *(f"batch {size:,}" for size in sizes)]
-
-    def by_batch(key: str, form: str) -> str:
-        return grid(
-            head, [[KNOWN[n].title, *(spread(figures(runs, n, size, key), form) for size in sizes)] for n in names]
-        )
-
     parts = [heading(result)]
     if names:
         parts.append(summary(runs, names, sizes))
-        title = "Training rows per second, median (lowest–highest):"
-        parts.append(f"{title}\n\n{by_batch('rows_per_second', '{:,.0f}')}")
-    if len(names) > 1:
-        ours = names[0]
-        ratios = [
-            [KNOWN[n].title, *(spread(ratio(runs, ours, n, size), "{:.2f}") for size in sizes)] for n in names[1:]
-        ]
-        title = (
-            f"Rows per second of {KNOWN[ours].title} over those of another, within a round, median (lowest–highest):"
-        )
-        parts.append(f"{title}\n\n{grid(head, ratios)}")
-    if names:
-        parts.append(f"Peak memory of the training process, MiB:\n\n{by_batch('peak_rss_mib', '{:,.0f}')}")
+    parts += by_batch(runs, "speed", peak="Peak memory of the training process, MiB")
     unbatched = [run for run in runs if run["kind"] == "unbatched"]
     if unbatched:
         parts.append(f"Trainers without batches, on all training rows, one seed:\n\n{whole_runs(unbatched)}")

@@ -174,7 +174,12 @@ def parameter_counts(dense: int, table: int) -> dict[str, int]:
 
 def peak_rss_mib() -> float:
     """The most memory this process has held. Not ru_maxrss, which starts at the parent's."""
-    found = re.search(r"^VmHWM:\s+(\d+) kB$", Path("/proc/self/status").read_text(), re.MULTILINE)
+    return status_mib("VmHWM")
+
+
+def status_mib(name: str) -> float:
+    """What Linux says of this process's memory: RssAnon of its own, RssFile of files mapped (data, libraries), …"""
+    found = re.search(rf"^{name}:\s+(\d+) kB$", Path("/proc/self/status").read_text(), re.MULTILINE)
     return int(found.group(1)) / 1024 if found else float("nan")
 
 

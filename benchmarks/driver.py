@@ -24,7 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--peers", nargs="+", choices=KNOWN, default=DEFAULT, metavar="PEER", help=", ".join(KNOWN))
     parser.add_argument("--model", choices=MODELS, default="deepfm", help="the network")
     parser.add_argument("--timeout", type=float, default=3600, help="seconds after which a measurement is given up")
-    parser.add_argument("--budget", type=float, default=900, help="seconds in which boosted trees may add rounds")
+    parser.add_argument("--budget", type=float, default=900, help="seconds of training; trees in speed.py only")
     add_machine_arguments(parser)
 
 

@@ -12,42 +12,31 @@ an empty folder every time. The files themselves are in the system's cache from 
 from __future__ import annotations
 
 import argparse
-import contextlib
 import json
-import os
-import pty
 import re
-import select
 import shutil
-import signal
 import statistics
-import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
+from command import seconds_to
 from driver import add_machine_arguments, environment, head, result_file, tell, write_table
 from peers.environments import KNOWN
 from tables import grid, machine_line
 
 from clickherd.data import synthetic
 
-CLICKHERD = Path(sys.executable).with_name("clickherd")
 FIRST_LOSS = re.compile(rb"loss \d")
-PATIENCE = 600.0  # seconds, for one run
-COLUMNS = "200"  # of the screen, so that the progress bar has room for all that it shows
 
 
 def main() -> None:
     """Measure, and write the result."""
     args = read_arguments()
-    if not CLICKHERD.exists():
-        raise SystemExit(f"{CLICKHERD} is not there: pip install . in the environment that runs this")
     result = head(args) | {"rows": args.rows, "batch_size": args.batch_size, "seconds": {}}
     with tempfile.TemporaryDirectory(dir=args.scratch) as scratch:
         for name, seconds in measured(args, Path(scratch)):
@@ -71,8 +60,7 @@ def measured(args: argparse.Namespace, scratch: Path) -> Iterator[tuple[str, lis
     """What is done → seconds of each run that counts."""
     log, run, warm, cold = (scratch / name for name in ("log.parquet", "run", "kernels", "no-kernels"))
     synthetic.write(log, args.rows, seed=0)
-    variables = environment(KNOWN["clickherd"], args.threads)
-    variables |= {"CLICKHERD_CACHE": str(scratch / "cache"), "COLUMNS": COLUMNS, "TERM": "xterm"}
+    variables = environment(KNOWN["clickherd"], args.threads) | {"CLICKHERD_CACHE": str(scratch / "cache")}
     with_cache = variables | {"NUMBA_CACHE_DIR": str(warm)}
     train = ["train", str(log), "--label", "label", "--batch-size", str(args.batch_size), "--out", str(run)]
 
@@ -93,51 +81,6 @@ def measured(args: argparse.Namespace, scratch: Path) -> Iterator[tuple[str, lis
     for name, task in tasks.items():
         task()  # the files are read, the rows encoded, and in the third task the kernels compiled
         yield name, [round(task(), 3) for _ in range(args.runs)]
-
-
-def seconds_to(pattern: re.Pattern[bytes] | None, arguments: list[str], variables: Mapping[str, str]) -> float:
-    """Seconds from the start of `clickherd` until its screen shows the pattern, or until it ends.
-
-    Raises:
-        SystemExit: it failed, or did not get there in time.
-    """
-    screen, terminal = pty.openpty()
-    shown = b""
-    began = time.perf_counter()
-    process = subprocess.Popen(
-        [CLICKHERD, *arguments],
-        env=dict(variables),
-        stdin=subprocess.DEVNULL,
-        stdout=terminal,
-        stderr=terminal,
-        start_new_session=True,
-    )
-    os.close(terminal)
-    try:
-        while time.perf_counter() - began < PATIENCE:
-            ready, _, _ = select.select([screen], [], [], 1.0)
-            text = read(screen) if ready else None
-            shown += text or b""
-            if pattern is not None and pattern.search(shown):
-                return time.perf_counter() - began
-            if text == b"" and process.wait(PATIENCE) == 0 and pattern is None:
-                return time.perf_counter() - began
-            if text == b"":
-                break
-    finally:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-        os.close(screen)
-    raise SystemExit(f"clickherd {' '.join(arguments)} did not get there:\n{shown.decode(errors='replace')[-2000:]}")
-
-
-def read(screen: int) -> bytes:
-    """What is new on the screen; nothing once the other side is closed."""
-    try:
-        return os.read(screen, 65_536)
-    except OSError:  # Linux's way to say that no process writes there any more
-        return b""
 
 
 def table(result: Mapping[str, Any]) -> str:

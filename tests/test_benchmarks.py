@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import importlib
 import json
+import re
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -179,6 +180,7 @@ def result_of(*runs: dict[str, Any]) -> dict[str, Any]:
         "model": "deepfm",
         "left_out": {},
         "share": 0.99,
+        "budget_seconds": 100.0,
         "runs": list(runs),
     }
 
@@ -227,6 +229,11 @@ def test_time_to_auc_counts_to_the_first_point_at_the_target(benchmark: Any) -> 
     assert "| FuxiCTR 2.3.10, batch 8,192 | 30.0 | 0.5 epochs | 0.7920 | 0.5 epochs | 60.0 |" in lines
     assert "| DeepCTR-Torch 0.3.0, batch 8,192 | not reached | – | 0.7919 | 1 epochs | 80.0 |" in lines
     assert "| LightGBM 4.7.0, native categories | 9.0 | 60 rounds | 0.9000 | 60 rounds | 9.0 |" in lines
+    short = time_to_auc.table(result_of(*runs) | {"budget_seconds": 25.0}).splitlines()
+    assert "| FuxiCTR 2.3.10, batch 8,192 | not within 25 s | – | 0.7920 | 0.5 epochs | 60.0 |" in short
+    assert "| clickherd, batch 8,192 | 20.0 | 1 epochs | 0.8000 | 1 epochs | 20.0 |" in short
+    later = curve("torchrec", "batched", (1.0, 9.0, 0.7), (2.0, 18.0, 0.9))  # the target is of the first epoch
+    assert time_to_auc.target([*runs, later], 0.99) == (pytest.approx(0.792), "clickherd, batch 8,192")
     again = [*runs, runs[0] | {"round": 1, "points": [{"progress": 1.0, "seconds": 9.0, "auc": 0.5}]}]
     assert "| clickherd, batch 8,192 | 20.0 in 1 of 2 |" in time_to_auc.table(result_of(*again))
 
@@ -289,6 +296,25 @@ def test_clickherds_curve_has_its_points_within_one_run(runner: Any, tmp_path: P
     assert len({point["auc"] for point in found["points"]}) > 1
 
 
+def test_a_curve_ends_when_its_budget_is_used_up(runner: Any, tmp_path: Path) -> None:
+    measure, run_clickherd = runner("measure"), runner("run_clickherd")
+    write_rows(tmp_path, train=100, test=50)
+    job = measure.Job(tmp_path, tmp_path, 0, 10, 1, 0, "default", "curve", points=5, epochs=2, budget=1e-9)
+    for peer in (Ascending(), run_clickherd.ClickHerd(job, measure.read_fields(tmp_path))):
+        assert [point["progress"] for point in measure.MEASURES["curve"](job, peer)["points"]] == [0.2]
+
+
+def test_clickherd_predicts_from_its_store_what_it_predicts_from_arrays(runner: Any, tmp_path: Path) -> None:
+    measure, run_clickherd = runner("measure"), runner("run_clickherd")
+    write_rows(tmp_path, train=100, test=50)
+    job = measure.Job(tmp_path, tmp_path, 0, 10, 1, 0, "default", "prediction", scoring_batch_size=16)
+    peer = run_clickherd.ClickHerd(job, measure.read_fields(tmp_path))
+    found = measure.MEASURES["prediction"](job, peer)
+    assert (found["rows"], len(found["seconds"])) == (50, measure.SCORINGS)
+    test = measure.read_rows(tmp_path, "test")
+    np.testing.assert_allclose(peer.scorer(test, 16)(), peer.predict(test), rtol=1e-5)
+
+
 def write_rows(folder: Path, **splits: int) -> None:
     """A data folder with one field of five ids and one numeric column that counts the rows."""
     meta = {"fields": [{"name": "C1", "size": 5}], "numeric": ["I1"], "rows": splits}
@@ -334,6 +360,57 @@ def test_baselines_learn_from_every_kind_of_column(benchmark: Any) -> None:
         for name, model in found.items():
             assert model["test"]["auc"] > (0.75 if kept is roles else 0.58), name
             assert model["test"]["logloss"] < 0.69, name
+
+
+def test_steps_are_timed_on_the_first_rows_of_a_drawn_log(benchmark: Any, tmp_path: Path) -> None:
+    scaling, steps = benchmark("scaling"), benchmark("steps")
+    store = scaling.write_log(tmp_path / "log", 3000, 2000)
+    args = argparse.Namespace(store=store, rows=1000, steps=3, batch_size=400, threads=1, seed=0)
+    found = steps.timed_steps(args)
+    assert abs(found["num_ids"] - 2000) < 200
+    assert 0 < found["touched"] < found["num_ids"]
+    assert found["share_touched"] == pytest.approx(found["touched"] / found["num_ids"], abs=1e-3)
+    assert found["peak_rss_mib"] >= found["own_mib"] > 0
+
+
+def test_frequencies_of_ids_fall_alike_at_every_size_of_the_vocabulary(benchmark: Any) -> None:
+    criteo = benchmark("criteo")
+    uniform = (np.arange(1_000_000) + 0.5) / 1_000_000
+    for size in (1000, 100_000):
+        counts = np.bincount(criteo.zipf(size, uniform), minlength=size)
+        assert len(counts) == size
+        assert counts[1] / counts[9] == pytest.approx(5**criteo.ZIPF, rel=0.2)
+
+
+def test_the_scaling_table_sets_costs_beside_the_smallest_size(benchmark: Any) -> None:
+    def size(round_: int, rows: int, **figures: float) -> dict[str, Any]:
+        rest = dict.fromkeys(("own_mib", "mapped_mib", "touched"), 300.0) | {"share_touched": 0.125}
+        return {"kind": "rows", "rows": rows, "ids": 1000, "round": round_, "peak_rss_mib": 600.0} | rest | figures
+
+    runs = [
+        size(0, 10_000, rows_per_second=100.0),
+        size(0, 20_000, rows_per_second=80.0),
+        size(1, 10_000, rows_per_second=60.0),
+        {"kind": "rows", "rows": 20_000, "ids": 1000, "round": 1, "error": "no memory left"},
+    ]
+    text = benchmark("scaling").series_table(runs, "rows")
+    assert text.startswith("1,000 ids")
+    assert "| 20,000 | 80 | 1.25 | 600 | 300 | 300 | 300 | 12.50% |" in text.splitlines()
+    assert "- 20,000: no memory left" in text
+
+
+def test_a_command_is_timed_until_it_shows_what_is_waited_for(
+    benchmark: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    command = benchmark("command")
+    script = tmp_path / "clickherd"
+    script.write_text("#!/bin/sh\necho loss 0.5; sleep 60\n")
+    script.chmod(0o755)
+    monkeypatch.setattr(command, "CLICKHERD", script)
+    assert command.seconds_to(re.compile(rb"loss \d"), [], {}) < 30
+    script.write_text("#!/bin/sh\necho no such file; exit 2\n")
+    with pytest.raises(SystemExit, match="no such file"):
+        command.seconds_to(None, [], {})
 
 
 def test_the_gpu_benchmark_asks_for_a_gpu(benchmark: Any, capsys: pytest.CaptureFixture[str]) -> None:

@@ -49,7 +49,7 @@ class Job:
     scoring_batch_size: int = SCORED_AT_A_TIME
     points: int = 10  # of a curve, in every epoch
     epochs: int = 1  # of a curve
-    budget: float = math.inf  # seconds after which a trainer without batches adds no more trees
+    budget: float = math.inf  # seconds of training after which trees get no more rounds, and a curve no more points
 
 
 @dataclass(frozen=True)
@@ -119,8 +119,8 @@ class WithCurve(Protocol):
 class Curve:
     """Test scores on the way through a training run. The clock stands still while the test rows are scored."""
 
-    def __init__(self, test: Rows, epochs: int, points_per_epoch: int) -> None:
-        self.test, self.epochs, self.points_per_epoch = test, epochs, points_per_epoch
+    def __init__(self, test: Rows, epochs: int, points_per_epoch: int, budget: float = math.inf) -> None:
+        self.test, self.epochs, self.points_per_epoch, self.budget = test, epochs, points_per_epoch, budget
         self.seconds = 0.0
         self.points: list[dict[str, float]] = []
         self._since = 0.0
@@ -132,6 +132,11 @@ class Curve:
     def stop(self) -> None:
         """The clock stands still."""
         self.seconds += time.perf_counter() - self._since
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the budget is used up."""
+        return self.seconds >= self.budget
 
     def add(self, progress: float, y_score: npt.NDArray[np.float64], seconds: float | None = None) -> None:
         """A point: epochs or rounds so far, and the predictions for the test rows; `seconds` in place of the clock."""
@@ -177,6 +182,11 @@ def peak_rss_mib() -> float:
     return status_mib("VmHWM")
 
 
+def forget_peak() -> None:
+    """The peak is counted anew from what the process holds now."""
+    Path("/proc/self/clear_refs").write_text("5")
+
+
 def status_mib(name: str) -> float:
     """What Linux says of this process's memory: RssAnon of its own, RssFile of files mapped (data, libraries), …"""
     found = re.search(rf"^{name}:\s+(\d+) kB$", Path("/proc/self/status").read_text(), re.MULTILINE)
@@ -212,9 +222,10 @@ def _accuracy(job: Job, peer: Peer) -> dict[str, Any]:
 def _curve(job: Job, peer: Peer) -> dict[str, Any]:
     """Test scores on the way through all epochs, from fresh weights. What a trainer compiles at first is on its clock.
 
-    A peer that says nothing else is called with one part of the epoch after the other, and goes on where it was.
+    A peer that says nothing else is called with one part of the epoch after the other, and goes on where it was. Once
+    the budget is used up, no part begins any more.
     """
-    curve = Curve(read_rows(job.data, "test"), job.epochs, job.points)
+    curve = Curve(read_rows(job.data, "test"), job.epochs, job.points, job.budget)
     rows = read_rows(job.data, "train", 0, job.rows or None)
     if isinstance(peer, WithCurve):
         peer.curve(rows, curve)
@@ -222,6 +233,8 @@ def _curve(job: Job, peer: Peer) -> dict[str, Any]:
     ends = stops(len(rows.labels), job.batch_size, job.points)
     for epoch in range(job.epochs):
         for start, stop in itertools.pairwise([0, *ends]):
+            if curve.is_over:
+                break
             prepared = peer.prepare(rows.part(start, stop))
             curve.start()
             peer.fit(prepared)
@@ -237,6 +250,7 @@ def _prediction(job: Job, peer: Peer) -> dict[str, Any]:
     peer.fit(peer.prepare(read_rows(job.data, "train", 0, job.rows or None)))
     test = read_rows(job.data, "test")
     score = peer.scorer(test, job.scoring_batch_size)
+    forget_peak()
     found = scores(test, score())  # this first call does not count
     seconds = []
     for _ in range(SCORINGS):

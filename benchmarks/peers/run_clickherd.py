@@ -11,6 +11,7 @@ from __future__ import annotations
 import shutil
 import tempfile
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ import torch
 
 from clickherd.config import Config, dump_yaml, load_yaml, resolve
 from clickherd.data.store import Batch, FieldLayout, Layout, Store, StoreWriter
+from clickherd.errors import Interrupted
 from clickherd.network import ClickModel
 from clickherd.observer import Silent
 from clickherd.runtime import seeded, use_threads
@@ -69,8 +71,10 @@ class ClickHerd:
         trainer.observer = Pauses(
             self, trainer, curve, measure.stops(len(rows.labels), trainer.batch_size, curve.points_per_epoch)
         )
+        trainer.should_stop = lambda: curve.is_over
         curve.start()
-        trainer.run()
+        with suppress(Interrupted):
+            trainer.run()
         curve.stop()
 
     def predict(self, rows: measure.Rows) -> npt.NDArray[np.float64]:

@@ -36,4 +36,5 @@ def draw(layout: Layout, num_rows: int, rng: np.random.Generator) -> Batch:
 def zipf(size: int, uniform: npt.NDArray[np.float64]) -> npt.NDArray[np.int64]:
     """Ranks from 0 below `size` by Zipf's law: its inverse distribution, of a continuous rank, rounded down."""
     power = ((size + 1) ** (1 - ZIPF) - 1) * uniform + 1
-    return (power ** (1 / (1 - ZIPF)) - 1).astype(np.int64).clip(0, size - 1)
+    ranks: npt.NDArray[np.int64] = (power ** (1 / (1 - ZIPF)) - 1).astype(np.int64).clip(0, size - 1)
+    return ranks

@@ -82,7 +82,15 @@ def predict_command(args: argparse.Namespace) -> dict[str, Any] | None:
         for seed, name in enumerate(("train", "new")):
             synthetic.write(folder / f"{name}.parquet", args.raw_rows, seed=seed)
         variables = environment(KNOWN["clickherd"], args.threads) | {"CLICKHERD_CACHE": str(folder / "cache")}
-        command = [CLICKHERD, "train", folder / "train.parquet", "--label", "label", "--out", folder / "run"]
+        command: list[str | Path] = [
+            CLICKHERD,
+            "train",
+            folder / "train.parquet",
+            "--label",
+            "label",
+            "--out",
+            folder / "run",
+        ]
         command += ["--model", args.model, "--epochs", "1", "--no-report"]
         subprocess.run(command, env=variables, check=True, capture_output=True)
         predict = ["predict", str(folder / "run"), str(folder / "new.parquet"), "--out", str(folder / "out.parquet")]

@@ -73,14 +73,16 @@ class Rows:
 
     def part(self, start: int, stop: int) -> Rows:
         """Rows [start, stop) of these."""
-        arrays = (array[start:stop] for array in (self.ids, self.numeric, self.labels))
-        return Rows(*arrays, self.split, self.start + start, self.start + stop)
+        taken = slice(start, stop)
+        columns = (self.ids[taken], self.numeric[taken], self.labels[taken])
+        return Rows(*columns, self.split, self.start + start, self.start + stop)
 
     def columns(self, fields: Fields) -> dict[str, npt.NDArray[np.generic]]:
         """Column name → contiguous values."""
-        ids = {name: np.ascontiguousarray(self.ids[:, j]) for j, name in enumerate(fields.categorical)}
-        numeric = {name: np.ascontiguousarray(self.numeric[:, j]) for j, name in enumerate(fields.numeric)}
-        return ids | numeric
+        columns: dict[str, npt.NDArray[np.generic]] = {}
+        for names, values in ((fields.categorical, self.ids), (fields.numeric, self.numeric)):
+            columns |= {name: np.ascontiguousarray(values[:, j]) for j, name in enumerate(names)}
+        return columns
 
 
 class Peer(Protocol):

@@ -27,11 +27,12 @@ import gpu_kernels
 import host
 import numpy as np
 import torch
+from criteo import CRITEO, NUM_NUMERIC, ZIPF, layout_of
 from torch import nn
 
 from clickherd import metrics
 from clickherd.config import Config, load_yaml, merge, resolve
-from clickherd.data.store import FieldLayout, Layout
+from clickherd.data.store import Layout
 from clickherd.device_store import DeviceEpoch, DeviceStore, device_order, loaded
 from clickherd.kernels import AdamStep
 from clickherd.learner import Learner
@@ -40,22 +41,10 @@ from clickherd.optim.scaling import warmed_up
 from clickherd.runtime import check_device, seeded
 
 RECIPE = host.REPOSITORY / "recipes" / "criteo" / "deepfm_128k.yaml"
-NUM_NUMERIC, ZIPF, EFFECT = 13, 1.05, 0.25
-CRITEO = (  # values of its 26 fields: 33.8M
-    *(1_460, 583, 10_131_227, 2_202_608, 305, 24, 12_517, 633, 3, 93_145, 5_683, 8_351_593, 3_194),
-    *(27, 14_992, 5_461_306, 10, 5_652, 2_173, 4, 7_046_547, 18, 15, 286_181, 105, 142_572),
-)
+EFFECT = 0.25
 TEST_SHARE = 0.1
 EVALUATED = 65_536  # rows scored at a time
 REPEATS = 20
-
-
-def layout_of(num_ids: int) -> Layout:
-    """Criteo's fields, their sizes scaled to about so many ids."""
-    sizes = np.maximum(3, np.array(CRITEO) * num_ids // sum(CRITEO))
-    offsets = np.concatenate([[0], np.cumsum(sizes)[:-1]])
-    fields = (FieldLayout(f"c{i + 1}", int(o), int(s)) for i, (o, s) in enumerate(zip(offsets, sizes, strict=True)))
-    return Layout(tuple(fields), tuple(f"i{i + 1}" for i in range(NUM_NUMERIC)))
 
 
 def draw(layout: Layout, num_rows: int, device: torch.device) -> DeviceStore:

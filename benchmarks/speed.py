@@ -2,6 +2,7 @@
 
     python benchmarks/data.py DATA --tail-exponent 1.235
     python benchmarks/speed.py DATA --accuracy
+    python benchmarks/speed.py DATA --model dcnv2
 
 Every measurement is a process of its own in the peer's own environment (made under benchmarks/.envs when missing),
 held to the same number of cores and threads. It builds the network, fits one warm-up batch that does not count, and
@@ -10,23 +11,23 @@ Within a round the peers take turns at each batch size (A B C, A B C, …), so t
 meets all of them; ratios are taken within a round. A peer that fails is recorded as such and the rest goes on.
 
 With --accuracy, every peer also trains one whole epoch at 8,192, scored on the test rows. Peers that know no batches,
-boosted trees and Vowpal Wabbit, are trained once on all rows, within their own budget, and make a table of their own.
+boosted trees and Vowpal Wabbit, are trained once on all rows, within their own budget, and make a table of their own
+beside DeepFM's; beside other networks they are left out.
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
-import tempfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
-from driver import add_arguments, begin, carry_out, tell
+from driver import able, add_arguments, begin, compare
 from peers.environments import KNOWN
-from tables import at_batch, failures, figures, grid, heading, ratio, spread
+from tables import at_batch, by_batch, failures, figures, grid, heading, left_out, networks, ratio, spread
 
 # rows of a timed fit: about half a minute for the slowest peer on two cores
 ROWS = {1024: 262_144, 8192: 786_432, 65_536: 786_432, 131_072: 1_048_576}
@@ -36,15 +37,7 @@ ACCURACY_BATCH_SIZE = 8192
 def main() -> None:
     """Measure, and write the result after every measurement."""
     args = read_arguments()
-    result = begin(args)
-    args.out.mkdir(parents=True, exist_ok=True)
-    json_file = args.out / f"speed-{args.machine}.json"
-    with tempfile.TemporaryDirectory(dir=args.scratch) as scratch:
-        for run in carry_out(result, measurements(args), args, Path(scratch), json_file):
-            tell(progress_line(run))
-    text = table(result)
-    json_file.with_suffix(".md").write_text(text)
-    print(text)
+    compare(args, "speed", begin(args), measurements(args), progress_line, table)
 
 
 def read_arguments() -> argparse.Namespace:
@@ -59,7 +52,8 @@ def read_arguments() -> argparse.Namespace:
 
 def measurements(args: argparse.Namespace) -> Iterable[dict[str, Any]]:
     """All measurements in order; peers take turns within batch size and round."""
-    batched = [peer for peer in args.peers if KNOWN[peer].batched]
+    peers = able(args)
+    batched = [peer for peer in peers if KNOWN[peer].batched]
     for round_ in range(args.rounds):
         for batch_size in args.batch_sizes:
             for peer in batched:
@@ -76,7 +70,7 @@ def measurements(args: argparse.Namespace) -> Iterable[dict[str, Any]]:
     if args.accuracy:
         for peer in batched:
             yield {"kind": "accuracy", "peer": peer, "batch_size": ACCURACY_BATCH_SIZE, **whole}
-    for peer in args.peers:
+    for peer in peers:
         if peer not in batched:
             yield {"kind": "unbatched", "peer": peer, "batch_size": 1, **whole}
 
@@ -94,33 +88,15 @@ def table(result: Mapping[str, Any]) -> str:
     speed = [run for run in runs if run["kind"] == "speed"]
     names = list(dict.fromkeys(run["peer"] for run in speed))
     sizes = list(dict.fromkeys(run["batch_size"] for run in speed))
-    head = ["trainer", *(f"batch {size:,}" for size in sizes)]
-
-    def by_batch(key: str, form: str) -> str:
-        return grid(
-            head, [[KNOWN[n].title, *(spread(figures(runs, n, size, key), form) for size in sizes)] for n in names]
-        )
-
     parts = [heading(result)]
     if names:
         parts.append(summary(runs, names, sizes))
-        title = "Training rows per second, median (lowest–highest):"
-        parts.append(f"{title}\n\n{by_batch('rows_per_second', '{:,.0f}')}")
-    if len(names) > 1:
-        ours = names[0]
-        ratios = [
-            [KNOWN[n].title, *(spread(ratio(runs, ours, n, size), "{:.2f}") for size in sizes)] for n in names[1:]
-        ]
-        title = (
-            f"Rows per second of {KNOWN[ours].title} over those of another, within a round, median (lowest–highest):"
-        )
-        parts.append(f"{title}\n\n{grid(head, ratios)}")
-    if names:
-        parts.append(f"Peak memory of the training process, MiB:\n\n{by_batch('peak_rss_mib', '{:,.0f}')}")
+    parts += by_batch(runs, "speed", peak="Peak memory of the training process, MiB")
     unbatched = [run for run in runs if run["kind"] == "unbatched"]
     if unbatched:
         parts.append(f"Trainers without batches, on all training rows, one seed:\n\n{whole_runs(unbatched)}")
-    return "\n".join(part for part in (*parts, failures(runs)) if part)
+    parts += [networks(result), left_out(result), failures(runs)]
+    return "\n".join(part for part in parts if part)
 
 
 def summary(runs: list[Mapping[str, Any]], names: list[str], sizes: list[int]) -> str:

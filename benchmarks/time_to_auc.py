@@ -1,12 +1,14 @@
 """How long each trainer takes to a test AUC that all should reach, on the same encoded rows.
 
     python benchmarks/data.py DATA --tail-exponent 1.235
-    python benchmarks/time_to_auc.py DATA
+    python benchmarks/time_to_auc.py DATA --budget 900
 
 Every trainer starts from fresh weights in a process of its own and is halted at ten points of the epoch, where the
 test rows are scored; the clock stands still meanwhile, and what a trainer compiles in its first step is on it. Boosted
-trees are scored after tenths of their rounds. The target is a share of the best AUC that any deep trainer reaches at
-any of its points; a trainer's time is that of its first point at or above the target, with nothing interpolated.
+trees are scored after tenths of their rounds. A trainer whose clock is past the budget of seconds gets no further
+points. The target is a share of the best AUC that any deep trainer reaches at any of its points within one epoch; a
+trainer's time is that of its first point at or above the target, with nothing interpolated. A trainer that has no such
+point is said not to have reached it, or not within the budget if that is why it ended.
 
 Rows are fed part by part to trainers that go on where the last `fit` ended; those whose `fit` saves its weights do so
 after every part. clickherd, whose run has a schedule, is halted within its one run and saves at its end.
@@ -17,30 +19,22 @@ from __future__ import annotations
 import argparse
 import statistics
 import sys
-import tempfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
-from driver import add_arguments, begin, carry_out, tell
+from driver import able, add_arguments, begin, compare
 from peers.environments import KNOWN
-from tables import at_batch, failures, grid, heading, spread
+from tables import at_batch, failures, grid, heading, left_out, networks, spread
 
 
 def main() -> None:
     """Measure, and write the result after every measurement."""
     args = read_arguments()
     result = begin(args) | {"share": args.share}
-    args.out.mkdir(parents=True, exist_ok=True)
-    json_file = args.out / f"time-to-auc-{args.machine}.json"
-    with tempfile.TemporaryDirectory(dir=args.scratch) as scratch:
-        for run in carry_out(result, measurements(args), args, Path(scratch), json_file):
-            tell(progress_line(run))
-    text = table(result)
-    json_file.with_suffix(".md").write_text(text)
-    print(text)
+    compare(args, "time-to-auc", result, measurements(args), progress_line, table)
 
 
 def read_arguments() -> argparse.Namespace:
@@ -59,7 +53,7 @@ def measurements(args: argparse.Namespace) -> Iterable[dict[str, Any]]:
     whole = {"measure": "curve", "rows": 0, "options": ["--points", args.points, "--epochs", args.epochs]}
     for round_ in range(args.rounds):
         for number, batch_size in enumerate(args.batch_sizes):
-            for peer in args.peers:
+            for peer in able(args):
                 if KNOWN[peer].batched:
                     yield {"kind": "batched", "peer": peer, "batch_size": batch_size, "round": round_, **whole}
                 elif number == 0:
@@ -74,12 +68,18 @@ def progress_line(run: Mapping[str, Any]) -> str:
 
 
 def target(runs: Iterable[Mapping[str, Any]], share: float) -> tuple[float, str]:
-    """The AUC to be reached, and whose best it is a share of."""
-    deep = [run for run in runs if run["kind"] == "batched" and run.get("points")]
-    if not deep:
+    """The AUC to be reached, and whose best in one epoch it is a share of."""
+    first_epoch = [
+        (point["auc"], f"{KNOWN[run['peer']].title}{at_batch(run)}")
+        for run in runs
+        if run["kind"] == "batched"
+        for point in run.get("points", [])
+        if point["progress"] <= 1
+    ]
+    if not first_epoch:
         raise SystemExit("no deep trainer has a point to take the target from")
-    best = max(deep, key=best_auc)
-    return share * best_auc(best), f"{KNOWN[best['peer']].title}{at_batch(best)}"
+    best, whose = max(first_epoch)
+    return share * best, whose
 
 
 def best_auc(run: Mapping[str, Any]) -> float:
@@ -87,9 +87,9 @@ def best_auc(run: Mapping[str, Any]) -> float:
     return max(float(point["auc"]) for point in run["points"])
 
 
-def reached(run: Mapping[str, Any], auc: float) -> Mapping[str, float] | None:
-    """The first point at or above the AUC."""
-    return next((point for point in run["points"] if point["auc"] >= auc), None)
+def reached(run: Mapping[str, Any], auc: float, budget: float) -> Mapping[str, float] | None:
+    """The first point at or above the AUC, within the budget of seconds."""
+    return next((point for point in run["points"] if point["auc"] >= auc and point["seconds"] <= budget), None)
 
 
 def table(result: Mapping[str, Any]) -> str:
@@ -100,17 +100,24 @@ def table(result: Mapping[str, Any]) -> str:
     for run in runs:
         if run.get("points"):
             groups.setdefault((run["peer"], at_batch(run)), []).append(run)
-    rows = [line(f"{KNOWN[peer].title}{batch}", group, auc) for (peer, batch), group in groups.items()]
+    budget = result["budget_seconds"]
+    rows = [line(f"{KNOWN[peer].title}{batch}", group, auc, budget) for (peer, batch), group in groups.items()]
     head = ["trainer", f"seconds to AUC {auc:.4f}", "reached after", "best AUC", "after", "seconds in all"]
-    title = f"The target is {result['share']:g} of the best AUC of {whose}. Median (lowest–highest) where repeated:"
-    return "\n".join(part for part in (heading(result), f"{title}\n\n{grid(head, rows)}", failures(runs)) if part)
+    title = (
+        f"The target is {result['share']:g} of the best AUC in one epoch, that of {whose}. No trainer began another "
+        f"part after {budget:g} s of training. Median (lowest–highest) where repeated:"
+    )
+    parts = (heading(result), f"{title}\n\n{grid(head, rows)}", networks(result), left_out(result), failures(runs))
+    return "\n".join(part for part in parts if part)
 
 
-def line(title: str, group: list[Mapping[str, Any]], auc: float) -> list[str]:
+def line(title: str, group: list[Mapping[str, Any]], auc: float, budget: float) -> list[str]:
     """One line of the table, from the rounds of one trainer at one batch size."""
-    found = {run["round"]: point for run in group if (point := reached(run, auc))}
+    found = {run["round"]: point for run in group if (point := reached(run, auc, budget))}
+    cut_off = any(run["points"][-1]["seconds"] >= budget for run in group if run["round"] not in found)
+    never = f"not within {budget:g} s" if cut_off else "not reached"
     missed = f" in {len(found)} of {len(group)}" if 0 < len(found) < len(group) else ""
-    first = spread({round_: point["seconds"] for round_, point in found.items()}, "{:.1f}") if found else "not reached"
+    first = spread({round_: point["seconds"] for round_, point in found.items()}, "{:.1f}") if found else never
     best = statistics.median(best_auc(run) for run in group)
     peak = max(group[0]["points"], key=lambda point: point["auc"])
     unit = unit_of(group[0])

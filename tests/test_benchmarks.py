@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import importlib
 import json
+import re
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -13,6 +14,8 @@ import numpy as np
 import polars as pl
 import pytest
 import torch
+
+from clickherd.config import resolve
 
 BENCHMARKS = Path(__file__).resolve().parent.parent / "benchmarks"
 
@@ -57,9 +60,13 @@ def test_ratios_are_taken_within_a_round_and_skip_failures(benchmark: Any) -> No
     assert speed.spread({0: 3.0, 1: 2.0}, "{:.2f}") == "2.50 (2.00–3.00)"
 
 
+def comparison(**settings: Any) -> argparse.Namespace:
+    return argparse.Namespace(**{"rounds": 2, "model": "deepfm"} | settings)
+
+
 def test_peers_take_turns(benchmark: Any) -> None:
     speed = benchmark("speed")
-    args = argparse.Namespace(rounds=2, batch_sizes=[8192], peers=["clickherd", "fuxictr"], rows=None, accuracy=False)
+    args = comparison(batch_sizes=[8192], peers=["clickherd", "fuxictr"], rows=None, accuracy=False)
     order = [(r["round"], r["peer"], r["rows"]) for r in speed.measurements(args)]
     rows = speed.ROWS[8192]
     assert order == [(0, "clickherd", rows), (0, "fuxictr", rows), (1, "clickherd", rows), (1, "fuxictr", rows)]
@@ -67,13 +74,45 @@ def test_peers_take_turns(benchmark: Any) -> None:
 
 def test_trainers_without_batches_train_once_on_all_rows(benchmark: Any) -> None:
     names = ["clickherd", "lightgbm"]
-    args = argparse.Namespace(rounds=2, batch_sizes=[1024, 8192], peers=names, rows=10, accuracy=True)
+    args = comparison(batch_sizes=[1024, 8192], peers=names, rows=10, accuracy=True)
     speed = [r for r in benchmark("speed").measurements(args) if r["peer"] == "lightgbm"]
     assert [(r["kind"], r["measure"], r["rows"]) for r in speed] == [("unbatched", "accuracy", 0)]
-    args = argparse.Namespace(rounds=2, batch_sizes=[1024, 8192], peers=names, points=10, epochs=1)
+    args = comparison(batch_sizes=[1024, 8192], peers=names, points=10, epochs=1)
     curves = [(r["peer"], r["round"], r["batch_size"]) for r in benchmark("time_to_auc").measurements(args)]
     of_clickherd = [("clickherd", round_, size) for round_ in (0, 1) for size in (1024, 8192)]
     assert sorted(curves) == [*of_clickherd, ("lightgbm", 0, 1), ("lightgbm", 1, 1)]
+
+
+def test_a_trainer_without_the_network_is_left_out_and_the_table_says_so(benchmark: Any) -> None:
+    speed, driver, tables = benchmark("speed"), benchmark("driver"), benchmark("tables")
+    args = comparison(batch_sizes=[8192], peers=["clickherd", "lightgbm"], rows=10, accuracy=True, model="dcnv2")
+    assert {r["peer"] for r in speed.measurements(args)} == {"clickherd"}
+    why = driver.KNOWN["lightgbm"].lacks("dcnv2")
+    assert "LightGBM 4.7.0, native categories: has no DCN-v2" in tables.left_out({"left_out": {"lightgbm": why}})
+
+
+def test_networks_are_named_by_their_number_of_weights(benchmark: Any) -> None:
+    def counted(peer: str, count: int, **settings: str) -> dict[str, Any]:
+        return run(peer, 0) | {"settings": {"dense_parameters": count} | settings}
+
+    runs = [counted("clickherd", 430_814), counted("fbgemm", 430_814), counted("fuxictr", 477_745, network="wider")]
+    lines = benchmark("tables").networks({"runs": [*runs, runs[0]]}).splitlines()
+    assert "- 430,814: clickherd; FBGEMM 1.8.0 table-batched embedding, torch net" in lines
+    assert "- 477,745: FuxiCTR 2.3.10 (wider)" in lines
+
+
+@pytest.mark.parametrize("model", ["deepfm", "dcnv2", "wide_deep"])
+def test_the_plain_network_computes_what_clickherds_does(runner: Any, model: str) -> None:
+    """With equal weights, in the order in which either lists them."""
+    networks = runner("networks")
+    ours = resolve({"model": {"name": model}}).model.build(num_fields=4, num_numeric=3)
+    plain = networks.Network(model, num_fields=4, num_numeric=3)
+    with torch.no_grad():
+        for weight, theirs in zip(ours.parameters(), plain.parameters(), strict=True):
+            theirs.normal_(0, 0.1)
+            weight.copy_(theirs.reshape(weight.shape))
+        rows, linear, numeric = torch.randn(5, 4, 10), torch.randn(5, 4), torch.randn(5, 3)
+        torch.testing.assert_close(plain(rows, linear, numeric), ours(rows, linear.sum(1), numeric))
 
 
 @pytest.mark.parametrize(
@@ -91,7 +130,7 @@ def test_a_failing_peer_is_recorded(
     runner = tmp_path / "runner.py"
     runner.write_text(script)
     monkeypatch.setitem(driver.KNOWN, "broken", environments.Peer("Broken", environments.OWN, str(runner)))
-    args = argparse.Namespace(data=tmp_path, threads=1, timeout=2, budget=1)
+    args = argparse.Namespace(data=tmp_path, model="deepfm", threads=1, timeout=2, budget=1)
     asked = run("broken", 0, rows=10, measure="speed")
     failed = asked | driver.measure(asked, args, tmp_path)
     assert error in failed["error"]
@@ -112,7 +151,7 @@ def test_a_peer_that_cannot_be_installed_is_recorded_and_the_others_are_measured
     missing = driver.install(["here", "nowhere"])
     assert "no-such-package==1.0" in missing["nowhere"]
     asked = [run(peer, 0, rows=10, measure="speed") for peer in ("nowhere", "here")]
-    args = argparse.Namespace(data=tmp_path, threads=1, timeout=60, budget=1)
+    args = argparse.Namespace(data=tmp_path, model="deepfm", threads=1, timeout=60, budget=1)
     file = tmp_path / "result.json"
     done = list(driver.carry_out({"missing": missing, "runs": []}, asked, args, tmp_path, file))
     assert "not installed" in done[0]["error"]
@@ -138,7 +177,10 @@ def result_of(*runs: dict[str, Any]) -> dict[str, Any]:
         "data": data,
         "threads": 2,
         "command": ["python", "x.py"],
+        "model": "deepfm",
+        "left_out": {},
         "share": 0.99,
+        "budget_seconds": 100.0,
         "runs": list(runs),
     }
 
@@ -187,6 +229,11 @@ def test_time_to_auc_counts_to_the_first_point_at_the_target(benchmark: Any) -> 
     assert "| FuxiCTR 2.3.10, batch 8,192 | 30.0 | 0.5 epochs | 0.7920 | 0.5 epochs | 60.0 |" in lines
     assert "| DeepCTR-Torch 0.3.0, batch 8,192 | not reached | – | 0.7919 | 1 epochs | 80.0 |" in lines
     assert "| LightGBM 4.7.0, native categories | 9.0 | 60 rounds | 0.9000 | 60 rounds | 9.0 |" in lines
+    short = time_to_auc.table(result_of(*runs) | {"budget_seconds": 25.0}).splitlines()
+    assert "| FuxiCTR 2.3.10, batch 8,192 | not within 25 s | – | 0.7920 | 0.5 epochs | 60.0 |" in short
+    assert "| clickherd, batch 8,192 | 20.0 | 1 epochs | 0.8000 | 1 epochs | 20.0 |" in short
+    later = curve("torchrec", "batched", (1.0, 9.0, 0.7), (2.0, 18.0, 0.9))  # the target is of the first epoch
+    assert time_to_auc.target([*runs, later], 0.99) == (pytest.approx(0.792), "clickherd, batch 8,192")
     again = [*runs, runs[0] | {"round": 1, "points": [{"progress": 1.0, "seconds": 9.0, "auc": 0.5}]}]
     assert "| clickherd, batch 8,192 | 20.0 in 1 of 2 |" in time_to_auc.table(result_of(*again))
 
@@ -249,6 +296,25 @@ def test_clickherds_curve_has_its_points_within_one_run(runner: Any, tmp_path: P
     assert len({point["auc"] for point in found["points"]}) > 1
 
 
+def test_a_curve_ends_when_its_budget_is_used_up(runner: Any, tmp_path: Path) -> None:
+    measure, run_clickherd = runner("measure"), runner("run_clickherd")
+    write_rows(tmp_path, train=100, test=50)
+    job = measure.Job(tmp_path, tmp_path, 0, 10, 1, 0, "default", "curve", points=5, epochs=2, budget=1e-9)
+    for peer in (Ascending(), run_clickherd.ClickHerd(job, measure.read_fields(tmp_path))):
+        assert [point["progress"] for point in measure.MEASURES["curve"](job, peer)["points"]] == [0.2]
+
+
+def test_clickherd_predicts_from_its_store_what_it_predicts_from_arrays(runner: Any, tmp_path: Path) -> None:
+    measure, run_clickherd = runner("measure"), runner("run_clickherd")
+    write_rows(tmp_path, train=100, test=50)
+    job = measure.Job(tmp_path, tmp_path, 0, 10, 1, 0, "default", "prediction", scoring_batch_size=16)
+    peer = run_clickherd.ClickHerd(job, measure.read_fields(tmp_path))
+    found = measure.MEASURES["prediction"](job, peer)
+    assert (found["rows"], len(found["seconds"])) == (50, measure.SCORINGS)
+    test = measure.read_rows(tmp_path, "test")
+    np.testing.assert_allclose(peer.scorer(test, 16)(), peer.predict(test), rtol=1e-5)
+
+
 def write_rows(folder: Path, **splits: int) -> None:
     """A data folder with one field of five ids and one numeric column that counts the rows."""
     meta = {"fields": [{"name": "C1", "size": 5}], "numeric": ["I1"], "rows": splits}
@@ -294,6 +360,57 @@ def test_baselines_learn_from_every_kind_of_column(benchmark: Any) -> None:
         for name, model in found.items():
             assert model["test"]["auc"] > (0.75 if kept is roles else 0.58), name
             assert model["test"]["logloss"] < 0.69, name
+
+
+def test_steps_are_timed_on_the_first_rows_of_a_drawn_log(benchmark: Any, tmp_path: Path) -> None:
+    scaling, steps = benchmark("scaling"), benchmark("steps")
+    store = scaling.write_log(tmp_path / "log", 3000, 2000)
+    args = argparse.Namespace(store=store, rows=1000, steps=3, batch_size=400, threads=1, seed=0)
+    found = steps.timed_steps(args)
+    assert abs(found["num_ids"] - 2000) < 200
+    assert 0 < found["touched"] < found["num_ids"]
+    assert found["share_touched"] == pytest.approx(found["touched"] / found["num_ids"], abs=1e-3)
+    assert found["peak_rss_mib"] >= found["own_mib"] > 0
+
+
+def test_frequencies_of_ids_fall_alike_at_every_size_of_the_vocabulary(benchmark: Any) -> None:
+    criteo = benchmark("criteo")
+    uniform = (np.arange(1_000_000) + 0.5) / 1_000_000
+    for size in (1000, 100_000):
+        counts = np.bincount(criteo.zipf(size, uniform), minlength=size)
+        assert len(counts) == size
+        assert counts[1] / counts[9] == pytest.approx(5**criteo.ZIPF, rel=0.2)
+
+
+def test_the_scaling_table_sets_costs_beside_the_smallest_size(benchmark: Any) -> None:
+    def size(round_: int, rows: int, **figures: float) -> dict[str, Any]:
+        rest = dict.fromkeys(("own_mib", "mapped_mib", "touched"), 300.0) | {"share_touched": 0.125}
+        return {"kind": "rows", "rows": rows, "ids": 1000, "round": round_, "peak_rss_mib": 600.0} | rest | figures
+
+    runs = [
+        size(0, 10_000, rows_per_second=100.0),
+        size(0, 20_000, rows_per_second=80.0),
+        size(1, 10_000, rows_per_second=60.0),
+        {"kind": "rows", "rows": 20_000, "ids": 1000, "round": 1, "error": "no memory left"},
+    ]
+    text = benchmark("scaling").series_table(runs, "rows")
+    assert text.startswith("1,000 ids")
+    assert "| 20,000 | 80 | 1.25 | 600 | 300 | 300 | 300 | 12.50% |" in text.splitlines()
+    assert "- 20,000: no memory left" in text
+
+
+def test_a_command_is_timed_until_it_shows_what_is_waited_for(
+    benchmark: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    command = benchmark("command")
+    script = tmp_path / "clickherd"
+    script.write_text("#!/bin/sh\necho loss 0.5; sleep 60\n")
+    script.chmod(0o755)
+    monkeypatch.setattr(command, "CLICKHERD", script)
+    assert command.seconds_to(re.compile(rb"loss \d"), [], {}) < 30
+    script.write_text("#!/bin/sh\necho no such file; exit 2\n")
+    with pytest.raises(SystemExit, match="no such file"):
+        command.seconds_to(None, [], {})
 
 
 def test_the_gpu_benchmark_asks_for_a_gpu(benchmark: Any, capsys: pytest.CaptureFixture[str]) -> None:

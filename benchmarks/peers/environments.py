@@ -58,6 +58,9 @@ class Environment:
         return dict(line.split("==", 1) for line in listed.splitlines() if "==" in line)
 
 
+MODELS = {"deepfm": "DeepFM", "dcnv2": "DCN-v2", "wide_deep": "Wide & Deep"}  # a name → how it is written
+
+
 @dataclass(frozen=True)
 class Peer:
     """How one line of the table is measured."""
@@ -66,7 +69,11 @@ class Peer:
     environment: Environment
     runner: str
     variant: str = ""
-    batched: bool = True  # whether it learns batch by batch, at a batch size that one asks for
+    batched: bool = True  # whether it learns a network batch by batch, at a batch size that one asks for
+
+    def lacks(self, model: str) -> str:
+        """Why it has no place beside that network; empty where it has one."""
+        return "" if self.batched or model == "deepfm" else f"has no {MODELS[model]}, and stands beside DeepFM already"
 
 
 OWN = Environment("clickherd", ())

@@ -13,6 +13,7 @@ import json
 import math
 import os
 import re
+import statistics
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -25,8 +26,11 @@ import numpy.typing as npt
 
 EMBEDDING_DIM = 10
 HIDDEN_UNITS = (400, 400, 400)
+CROSS_LAYERS = 3  # of DCN-v2, with a full matrix each, beside the MLP
 LEARNING_RATE = 1e-3
 WARM_UP_ROWS = 8192  # or one batch, whichever is more
+SCORED_AT_A_TIME = 8192  # test rows, where speed is not the question
+SCORINGS = 3  # that are timed
 
 
 @dataclass(frozen=True)
@@ -41,9 +45,11 @@ class Job:
     seed: int
     variant: str
     measure: str  # a key of MEASURES
+    model: str = "deepfm"  # or dcnv2, wide_deep
+    scoring_batch_size: int = SCORED_AT_A_TIME
     points: int = 10  # of a curve, in every epoch
     epochs: int = 1  # of a curve
-    budget: float = math.inf  # seconds after which a trainer without batches adds no more trees
+    budget: float = math.inf  # seconds of training after which trees get no more rounds, and a curve no more points
 
 
 @dataclass(frozen=True)
@@ -67,20 +73,24 @@ class Rows:
 
     def part(self, start: int, stop: int) -> Rows:
         """Rows [start, stop) of these."""
-        arrays = (array[start:stop] for array in (self.ids, self.numeric, self.labels))
-        return Rows(*arrays, self.split, self.start + start, self.start + stop)
+        taken = slice(start, stop)
+        columns = (self.ids[taken], self.numeric[taken], self.labels[taken])
+        return Rows(*columns, self.split, self.start + start, self.start + stop)
 
     def columns(self, fields: Fields) -> dict[str, npt.NDArray[np.generic]]:
         """Column name → contiguous values."""
-        ids = {name: np.ascontiguousarray(self.ids[:, j]) for j, name in enumerate(fields.categorical)}
-        numeric = {name: np.ascontiguousarray(self.numeric[:, j]) for j, name in enumerate(fields.numeric)}
-        return ids | numeric
+        columns: dict[str, npt.NDArray[np.generic]] = {}
+        for names, values in ((fields.categorical, self.ids), (fields.numeric, self.numeric)):
+            columns |= {name: np.ascontiguousarray(values[:, j]) for j, name in enumerate(names)}
+        return columns
 
 
 class Peer(Protocol):
     """A trainer under measurement."""
 
-    settings: dict[str, Any]  # what a reader must know about how the peer was run
+    # What a reader must know about how the peer was run. A trainer of networks gives `parameter_counts`, and under
+    # `network` what is not as in clickherd's network.
+    settings: dict[str, Any]
 
     def prepare(self, rows: Rows) -> Any:
         """The rows in the form that the peer's fit takes. Not timed."""
@@ -90,6 +100,14 @@ class Peer(Protocol):
 
     def predict(self, rows: Rows) -> npt.NDArray[np.float64]:
         """Click probabilities, shape (N,)."""
+
+
+@runtime_checkable
+class WithScorer(Protocol):
+    """A peer that predicts batch by batch."""
+
+    def scorer(self, rows: Rows, batch_size: int) -> Callable[[], npt.NDArray[np.float64]]:
+        """The peer's own call that predicts, on rows in the form that it takes: only the call is timed."""
 
 
 @runtime_checkable
@@ -103,8 +121,8 @@ class WithCurve(Protocol):
 class Curve:
     """Test scores on the way through a training run. The clock stands still while the test rows are scored."""
 
-    def __init__(self, test: Rows, epochs: int, points_per_epoch: int) -> None:
-        self.test, self.epochs, self.points_per_epoch = test, epochs, points_per_epoch
+    def __init__(self, test: Rows, epochs: int, points_per_epoch: int, budget: float = math.inf) -> None:
+        self.test, self.epochs, self.points_per_epoch, self.budget = test, epochs, points_per_epoch, budget
         self.seconds = 0.0
         self.points: list[dict[str, float]] = []
         self._since = 0.0
@@ -116,6 +134,11 @@ class Curve:
     def stop(self) -> None:
         """The clock stands still."""
         self.seconds += time.perf_counter() - self._since
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the budget is used up."""
+        return self.seconds >= self.budget
 
     def add(self, progress: float, y_score: npt.NDArray[np.float64], seconds: float | None = None) -> None:
         """A point: epochs or rounds so far, and the predictions for the test rows; `seconds` in place of the clock."""
@@ -151,9 +174,24 @@ def read_rows(data: Path, split: str, start: int = 0, stop: int | None = None) -
     return Rows(**{name: np.array(array) for name, array in arrays.items()}, split=split, start=start, stop=end)
 
 
+def parameter_counts(dense: int, table: int) -> dict[str, int]:
+    """For a peer's settings: the weights of its network, and those that belong to an id, linear weights included."""
+    return {"dense_parameters": dense, "table_parameters": table}
+
+
 def peak_rss_mib() -> float:
     """The most memory this process has held. Not ru_maxrss, which starts at the parent's."""
-    found = re.search(r"^VmHWM:\s+(\d+) kB$", Path("/proc/self/status").read_text(), re.MULTILINE)
+    return status_mib("VmHWM")
+
+
+def forget_peak() -> None:
+    """The peak is counted anew from what the process holds now."""
+    Path("/proc/self/clear_refs").write_text("5")
+
+
+def status_mib(name: str) -> float:
+    """What Linux says of this process's memory: RssAnon of its own, RssFile of files mapped (data, libraries), …"""
+    found = re.search(rf"^{name}:\s+(\d+) kB$", Path("/proc/self/status").read_text(), re.MULTILINE)
     return int(found.group(1)) / 1024 if found else float("nan")
 
 
@@ -186,9 +224,10 @@ def _accuracy(job: Job, peer: Peer) -> dict[str, Any]:
 def _curve(job: Job, peer: Peer) -> dict[str, Any]:
     """Test scores on the way through all epochs, from fresh weights. What a trainer compiles at first is on its clock.
 
-    A peer that says nothing else is called with one part of the epoch after the other, and goes on where it was.
+    A peer that says nothing else is called with one part of the epoch after the other, and goes on where it was. Once
+    the budget is used up, no part begins any more.
     """
-    curve = Curve(read_rows(job.data, "test"), job.epochs, job.points)
+    curve = Curve(read_rows(job.data, "test"), job.epochs, job.points, job.budget)
     rows = read_rows(job.data, "train", 0, job.rows or None)
     if isinstance(peer, WithCurve):
         peer.curve(rows, curve)
@@ -196,6 +235,8 @@ def _curve(job: Job, peer: Peer) -> dict[str, Any]:
     ends = stops(len(rows.labels), job.batch_size, job.points)
     for epoch in range(job.epochs):
         for start, stop in itertools.pairwise([0, *ends]):
+            if curve.is_over:
+                break
             prepared = peer.prepare(rows.part(start, stop))
             curve.start()
             peer.fit(prepared)
@@ -204,7 +245,25 @@ def _curve(job: Job, peer: Peer) -> dict[str, Any]:
     return {"rows": len(rows.labels), "points": curve.points}
 
 
-MEASURES = {"speed": _speed, "accuracy": _accuracy, "curve": _curve}
+def _prediction(job: Job, peer: Peer) -> dict[str, Any]:
+    """Rows per second of predicting the test rows, by a network that was trained first; the median of some calls."""
+    if not isinstance(peer, WithScorer):
+        raise SystemExit("this peer does not predict batch by batch")
+    peer.fit(peer.prepare(read_rows(job.data, "train", 0, job.rows or None)))
+    test = read_rows(job.data, "test")
+    score = peer.scorer(test, job.scoring_batch_size)
+    forget_peak()
+    found = scores(test, score())  # this first call does not count
+    seconds = []
+    for _ in range(SCORINGS):
+        start = time.perf_counter()
+        score()
+        seconds.append(round(time.perf_counter() - start, 4))
+    speed = round(len(test.labels) / statistics.median(seconds), 1)
+    return {"rows": len(test.labels), "seconds": seconds, "rows_per_second": speed} | found
+
+
+MEASURES = {"speed": _speed, "accuracy": _accuracy, "curve": _curve, "prediction": _prediction}
 
 
 def _timed_fit(job: Job, peer: Peer) -> dict[str, Any]:
@@ -232,6 +291,8 @@ def _read_job() -> Job:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--variant", default="")
     parser.add_argument("--measure", choices=MEASURES, required=True)
+    parser.add_argument("--model", default=Job.model)
+    parser.add_argument("--scoring-batch-size", type=int, default=Job.scoring_batch_size)
     parser.add_argument("--points", type=int, default=10)
     parser.add_argument("--epochs", type=int, default=1)
     parser.add_argument("--budget", type=float, default=math.inf)

@@ -1,4 +1,4 @@
-"""clickherd's DeepFM: its training loop on its encoded store, checkpoints included, without validation rows.
+"""clickherd: its training loop on its encoded store, checkpoints included, without validation rows.
 
 The variant is the optimiser: `default`, what a run without settings uses; `bf16`, the same with the network's products
 in bf16; `touched`, the same without the L2 and momentum of rows that a batch does not touch; `cowclip`, the published
@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import shutil
 import tempfile
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,7 @@ import torch
 
 from clickherd.config import Config, dump_yaml, load_yaml, resolve
 from clickherd.data.store import Batch, FieldLayout, Layout, Store, StoreWriter
+from clickherd.errors import Interrupted
 from clickherd.network import ClickModel
 from clickherd.observer import Silent
 from clickherd.runtime import seeded, use_threads
@@ -50,17 +53,14 @@ class ClickHerd:
             "optimizer": job.variant,
             "resolved": dump_yaml(self.config),
             "validation": "none",
+            **measure.parameter_counts(
+                sum(weight.numel() for weight in self.model.net.parameters()), self.model.table.weight.numel()
+            ),
         }
 
     def prepare(self, rows: measure.Rows) -> Trainer:
-        path = self.scratch / f"{rows.split}-{rows.start}-{rows.stop}"
-        if not (path / "store.json").exists():
-            shutil.rmtree(path, ignore_errors=True)
-            writer = StoreWriter(path, self.layout, has_groups=False)
-            writer.append(self._batch(rows))
-            writer.close()
-        folder = Path(tempfile.mkdtemp(prefix="run-", dir=self.scratch))
-        return Trainer(self.config, self.model, Store(path), None, folder)
+        folder = Path(tempfile.mkdtemp(prefix="run-", dir=self._scratch()))
+        return Trainer(self.config, self.model, self._store(rows), None, folder)
 
     def fit(self, prepared: Trainer) -> None:
         prepared.run()
@@ -71,12 +71,32 @@ class ClickHerd:
         trainer.observer = Pauses(
             self, trainer, curve, measure.stops(len(rows.labels), trainer.batch_size, curve.points_per_epoch)
         )
+        trainer.should_stop = lambda: curve.is_over
         curve.start()
-        trainer.run()
+        with suppress(Interrupted):
+            trainer.run()
         curve.stop()
 
     def predict(self, rows: measure.Rows) -> npt.NDArray[np.float64]:
         return self.model.predict(self._batch(rows))
+
+    def scorer(self, rows: measure.Rows, batch_size: int) -> Callable[[], npt.NDArray[np.float64]]:
+        """From the encoded store, as its `evaluate` reads it."""
+        store = self._store(rows)
+        return lambda: np.concatenate([self.model.predict(batch) for batch in store.batches(batch_size)])
+
+    def _store(self, rows: measure.Rows) -> Store:
+        """The rows on disk, written once and then reused."""
+        path = self._scratch() / f"{rows.split}-{rows.start}-{rows.stop}"
+        if not (path / "store.json").exists():
+            shutil.rmtree(path, ignore_errors=True)
+            with StoreWriter(path, self.layout) as writer:
+                writer.append(self._batch(rows))
+        return Store(path)
+
+    def _scratch(self) -> Path:
+        self.scratch.mkdir(parents=True, exist_ok=True)
+        return self.scratch
 
     def _batch(self, rows: measure.Rows) -> Batch:
         offsets = np.array([field.offset for field in self.layout.fields], dtype=np.int32)
@@ -117,7 +137,7 @@ def settings(job: measure.Job) -> Config:
     mlp = {"hidden_units": list(measure.HIDDEN_UNITS)}
     return resolve(
         {
-            "model": {"name": "deepfm", "embedding_dim": measure.EMBEDDING_DIM, "mlp": mlp},
+            "model": {"name": job.model, "embedding_dim": measure.EMBEDDING_DIM, "mlp": mlp},
             "optim": optim[job.variant],
             "train": {
                 "batch_size": job.batch_size,

@@ -1,8 +1,9 @@
-"""FuxiCTR's DeepFM, run as its experiment script runs it: a feature map, its data loader, `fit` with validation.
+"""FuxiCTR, run as its experiment script runs it: a feature map, its data loader, `fit` with validation.
 
-The wheel carries the parts of DeepFM but not the class, which lives in its repository's model zoo; the class here
-puts the same parts together. FuxiCTR embeds a numeric column as its value times a learned vector, so its MLP reads
-390 inputs where the others read 273. Its `fit` always validates: it gets 1,024 rows to do so. No L2.
+The wheel carries the parts of its models but not the models, which live in its repository's model zoo; the class here
+puts the same parts together. FuxiCTR embeds a numeric column as its value times a learned vector. For DeepFM all
+vectors are of one width, so its MLP reads 390 inputs where the others read 273; for the others a numeric column's
+`embedding_dim` is set to 1. Its `fit` always validates: it gets 1,024 rows to do so. No L2.
 
 The variant is the loader: npz (its RankDataLoader's default) or parquet (through Ray, which its preprocessing
 writes for).
@@ -10,6 +11,7 @@ writes for).
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,31 +23,39 @@ import pyarrow.parquet as pq
 import torch
 from fuxictr.features import FeatureMap
 from fuxictr.pytorch.dataloaders import RankDataLoader
-from fuxictr.pytorch.layers import FactorizationMachine, FeatureEmbedding, MLP_Block
+from fuxictr.pytorch.layers import CrossNetV2, FactorizationMachine, FeatureEmbedding, LogisticRegression, MLP_Block
 from fuxictr.pytorch.models import BaseModel
 from fuxictr.pytorch.torch_utils import seed_everything
+from networks import parameter_counts
+from torch import nn
 
 LABEL = "label"
 VALIDATION_ROWS = 1024
 
 
-class DeepFM(BaseModel):
-    def __init__(self, feature_map: FeatureMap, *, checkpoints: Path) -> None:
+class Model(BaseModel):
+    """DeepFM, DCN-v2 or Wide & Deep."""
+
+    def __init__(self, name: str, feature_map: FeatureMap, *, checkpoints: Path) -> None:
         super().__init__(
             feature_map,
-            model_id="DeepFM",
+            model_id=name,
             model_root=str(checkpoints),
             metrics=["logloss", "AUC"],
             monitor="AUC",
             verbose=1,
         )
+        width = feature_map.sum_emb_out_dim()
         self.embedding = FeatureEmbedding(feature_map, measure.EMBEDDING_DIM)
-        self.fm = FactorizationMachine(feature_map)
+        self.fm = FactorizationMachine(feature_map) if name == "deepfm" else None
+        self.linear = LogisticRegression(feature_map, use_bias=False) if name == "wide_deep" else None
+        self.cross = CrossNetV2(width, measure.CROSS_LAYERS) if name == "dcnv2" else None
+        self.head = nn.Linear(width + measure.HIDDEN_UNITS[-1], 1) if name == "dcnv2" else None
         self.mlp = MLP_Block(
-            feature_map.sum_emb_out_dim(),
+            width,
             hidden_units=list(measure.HIDDEN_UNITS),
             hidden_activations="relu",
-            output_dim=1,
+            output_dim=None if self.head else 1,
         )
         self.compile("adam", "binary_crossentropy", measure.LEARNING_RATE)
         self.reset_parameters()
@@ -53,8 +63,15 @@ class DeepFM(BaseModel):
 
     def forward(self, inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         x = self.get_inputs(inputs)
-        rows_BFD = self.embedding(x)
-        logit_B1 = self.fm(x, rows_BFD) + self.mlp(rows_BFD.flatten(start_dim=1))
+        if self.fm is not None:
+            rows_BFD = self.embedding(x)
+            logit_B1 = self.fm(x, rows_BFD) + self.mlp(rows_BFD.flatten(start_dim=1))
+        else:
+            x_BN = self.embedding(x, flatten_emb=True)
+            if self.linear is not None:
+                logit_B1 = self.linear(x) + self.mlp(x_BN)
+            else:
+                logit_B1 = self.head(torch.cat([self.cross(x_BN), self.mlp(x_BN)], dim=-1))
         return {"y_pred": self.output_activation(logit_B1)}
 
 
@@ -63,9 +80,10 @@ class FuxiCTR:
         self.fields, self.batch_size, self.scratch = fields, job.batch_size, job.scratch / "fuxictr"
         self.loader = job.variant or "npz"
         seed_everything(job.seed)
-        self.feature_map = feature_map(fields, self.scratch)
+        numeric_dim = measure.EMBEDDING_DIM if job.model == "deepfm" else 1
+        self.feature_map = feature_map(fields, numeric_dim, self.scratch)
         (self.scratch / "checkpoints" / self.feature_map.dataset_id).mkdir(parents=True, exist_ok=True)
-        self.model = DeepFM(self.feature_map, checkpoints=self.scratch / "checkpoints")
+        self.model = Model(job.model, self.feature_map, checkpoints=self.scratch / "checkpoints")
         self.validation = self._write(measure.read_rows(job.data, "test", 0, VALIDATION_ROWS))
         self.settings: dict[str, Any] = {
             "optimizer": "adam, learning rate 1e-3",
@@ -74,6 +92,8 @@ class FuxiCTR:
             "metrics": "none while training",
             "validation": f"{VALIDATION_ROWS} rows at the end of the epoch, as fit cannot do without",
             "gradient clipping": "norm 10 over all parameters, its default",
+            "network": f"a numeric column is multiplied by a learned vector of width {numeric_dim}",
+            **parameter_counts(self.model),
         }
 
     def prepare(self, rows: measure.Rows) -> Any:
@@ -96,16 +116,18 @@ class FuxiCTR:
         self.model.fit(train, epochs=1, validation_data=valid)
 
     def predict(self, rows: measure.Rows) -> npt.NDArray[np.float64]:
+        return self.scorer(rows, measure.SCORED_AT_A_TIME)()
+
+    def scorer(self, rows: measure.Rows, batch_size: int) -> Callable[[], npt.NDArray[np.float64]]:
         loader = RankDataLoader(
             self.feature_map,
             stage="test",
             test_data=self._write(rows),
-            batch_size=8192,
+            batch_size=batch_size,
             shuffle=False,
             data_format=self.loader,
         )
-        predicted: npt.NDArray[np.float64] = self.model.predict(loader)
-        return predicted
+        return lambda: self.model.predict(loader)
 
     def _write(self, rows: measure.Rows) -> str:
         """The rows as a file that FuxiCTR's loader reads, written once and then reused."""
@@ -121,13 +143,13 @@ class FuxiCTR:
         return str(path)
 
 
-def feature_map(fields: measure.Fields, folder: Path) -> FeatureMap:
+def feature_map(fields: measure.Fields, numeric_dim: int, folder: Path) -> FeatureMap:
     """The description of the columns that FuxiCTR's preprocessing would have written."""
     described = FeatureMap("clickherd_speed", str(folder))
     for name, size in fields.categorical.items():
         described.features[name] = {"source": "", "type": "categorical", "vocab_size": size}
     for name in fields.numeric:
-        described.features[name] = {"source": "", "type": "numeric"}
+        described.features[name] = {"source": "", "type": "numeric", "embedding_dim": numeric_dim}
     described.labels = [LABEL]
     described.num_fields = described.get_num_fields()
     described.total_features = sum(fields.categorical.values()) + len(fields.numeric)

@@ -11,12 +11,14 @@ The clip, for row i of a field's table, which a batch holds cnt_i times (1, wher
 
 The variant is the rates. `published`: its recipe for DeepFM on Criteo, by its rule: √s for the dense rate, s for L2 at
 s times 1,024 rows, the dense rate ramping up over the first epoch. `plain`: the other trainers' Adam at 1e-3 for all
-weights and no ramp, the smallest recipe's L2.
+weights and no ramp, the smallest recipe's L2. Wide & Deep and DCN-v2 go by the recipe for DeepFM. What that code
+calls DCNv2 is a mixture of low-rank layers; here it is its DCN with full matrices, without the linear part.
 """
 
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from math import sqrt
 from typing import Any
@@ -30,6 +32,7 @@ from sklearn.metrics import roc_auc_score
 
 CLIP, ZETA, INIT_STD = 1.0, 1e-5, 1e-2  # of the recipe
 BASE_BATCH_SIZE, DENSE_RATE, EMBEDDING_RATE, L2 = 1024, 8e-4, 1e-4, 1e-5
+CROSS_L2 = 1e-5  # at every batch size
 LINEAR = "linear_"  # the prefix of the linear part's embeddings
 
 
@@ -58,6 +61,26 @@ class FactorizationMachine(keras.layers.Layer):
     def call(self, rows_BFD: tf.Tensor) -> tf.Tensor:
         squares = tf.square(tf.reduce_sum(rows_BFD, 1)) - tf.reduce_sum(tf.square(rows_BFD), 1)
         return 0.5 * tf.reduce_sum(squares, 1, keepdims=True)
+
+
+class CrossNet(keras.layers.Layer):
+    """x_{l+1} = x_0 ⊙ (W_l x_l + b_l) + x_l, shape (B, N)."""
+
+    def build(self, shape: Any) -> None:
+        width, penalty = shape[-1], keras.regularizers.l2(CROSS_L2)
+        self.layers = [
+            (
+                self.add_weight(f"kernel_{i}", (width, width), initializer="glorot_normal", regularizer=penalty),
+                self.add_weight(f"bias_{i}", (width,), initializer="zeros"),
+            )
+            for i in range(measure.CROSS_LAYERS)
+        ]
+
+    def call(self, x0_BN: tf.Tensor) -> tf.Tensor:
+        x_BN = x0_BN
+        for kernel, bias in self.layers:
+            x_BN = x0_BN * (x_BN @ kernel + bias) + x_BN
+        return x_BN
 
 
 class ClippingModel(keras.Model):
@@ -104,41 +127,42 @@ def auc(y_true: tf.Tensor, y_score: tf.Tensor) -> tf.Tensor:
     return tf.numpy_function(score, (y_true, y_score), tf.double)
 
 
-def build(fields: measure.Fields, l2: float, first_seed: int) -> ClippingModel:
-    """DeepFM. Every table has a seed of its own, lest those of one size start out the same."""
+def build(name: str, fields: measure.Fields, l2: float, first_seed: int) -> ClippingModel:
+    """DeepFM, DCN-v2 or Wide & Deep. Every table has a seed of its own, lest those of one size start out the same."""
     penalty = keras.regularizers.l2(l2)
-    inputs = {name: keras.Input((1,), name=name, dtype="int32") for name in fields.categorical}
-    numeric = {name: keras.Input((1,), name=name, dtype="float32") for name in fields.numeric}
+    inputs = {field: keras.Input((1,), name=field, dtype="int32") for field in fields.categorical}
+    numeric = {column: keras.Input((1,), name=column, dtype="float32") for column in fields.numeric}
     tables = {
-        prefix + name: keras.layers.Embedding(
+        prefix + field: keras.layers.Embedding(
             size,
             width,
             embeddings_initializer=keras.initializers.RandomNormal(0.0, std, seed) if std else "zeros",
             embeddings_regularizer=penalty,
-            name=f"embedding_{prefix}{name}",
+            name=f"embedding_{prefix}{field}",
         )
         for prefix, width, std in (("", measure.EMBEDDING_DIM, INIT_STD), (LINEAR, 1, 0.0))
-        for seed, (name, size) in enumerate(fields.categorical.items(), first_seed)
+        if prefix != LINEAR or name != "dcnv2"
+        for seed, (field, size) in enumerate(fields.categorical.items(), first_seed)
     }
     concatenate = keras.layers.Concatenate
-    rows_BFD = concatenate(axis=1)([tables[name](column) for name, column in inputs.items()])
-    linear_BF1 = concatenate(axis=1)([tables[LINEAR + name](column) for name, column in inputs.items()])
+    rows_BFD = concatenate(axis=1)([tables[field](column) for field, column in inputs.items()])
     numeric_BK = concatenate()(list(numeric.values()))
-    hidden = concatenate()([keras.layers.Flatten()(rows_BFD), numeric_BK])
+    x0_BN = hidden = concatenate()([keras.layers.Flatten()(rows_BFD), numeric_BK])
     for units in measure.HIDDEN_UNITS:
         hidden = keras.layers.Dense(units, "relu", kernel_initializer="glorot_normal")(hidden)
-    linear = keras.layers.Dense(1, use_bias=False, kernel_regularizer=penalty)(numeric_BK)
-    logit = keras.layers.Add()(
-        [
-            tf.reduce_sum(linear_BF1, 1),
-            linear,
-            FactorizationMachine()(rows_BFD),
-            keras.layers.Dense(1, kernel_initializer="glorot_normal")(hidden),
-        ]
-    )
+    if name == "dcnv2":
+        hidden = concatenate()([CrossNet()(x0_BN), hidden])
+    logits = [keras.layers.Dense(1, kernel_initializer="glorot_normal")(hidden)]
+    if name != "dcnv2":
+        linear_BF1 = concatenate(axis=1)([tables[LINEAR + field](column) for field, column in inputs.items()])
+        logits.append(tf.reduce_sum(linear_BF1, 1))
+        logits.append(keras.layers.Dense(1, use_bias=False, kernel_regularizer=penalty)(numeric_BK))
+    if name == "deepfm":
+        logits.append(FactorizationMachine()(rows_BFD))
+    logit = keras.layers.Add()(logits) if len(logits) > 1 else logits[0]
     model = ClippingModel(inputs=inputs | numeric, outputs=keras.layers.Activation("sigmoid")(logit))
     model.categorical = tuple(fields.categorical)
-    model.field_of = {table.embeddings.ref(): name for name, table in tables.items()}
+    model.field_of = {table.embeddings.ref(): field for field, table in tables.items()}
     return model
 
 
@@ -150,7 +174,8 @@ class LargeBatchCTR:
         keras.utils.set_random_seed(job.seed)
         rows = job.rows or json.loads((job.data / "meta.json").read_text())["rows"]["train"]
         chosen = rates(job, rows)
-        self.model = build(fields, chosen.l2, 1000 * job.seed)
+        self.model = build(job.model, fields, chosen.l2, 1000 * job.seed)
+        table = sum(int(tf.size(weight)) for weight in self.model.weights if weight.ref() in self.model.field_of)
         self.model.embedding_optimizer = keras.optimizers.legacy.Adam(chosen.embedding)
         self.model.compile(
             keras.optimizers.legacy.Adam(chosen.dense), "binary_crossentropy", metrics=["binary_crossentropy", auc]
@@ -160,6 +185,7 @@ class LargeBatchCTR:
             "optimizer": f"adam with CowClip, {chosen.described}",
             "metrics": "binary cross-entropy and scikit-learn's AUC of every batch, as in its script",
             "validation": "none",
+            **measure.parameter_counts(self.model.count_params() - table, table),
         }
 
     def prepare(self, rows: measure.Rows) -> tuple[dict[str, npt.NDArray[np.generic]], npt.NDArray[np.float32]]:
@@ -170,8 +196,11 @@ class LargeBatchCTR:
         self.model.fit(columns, labels, batch_size=self.batch_size, epochs=1, verbose=2)
 
     def predict(self, rows: measure.Rows) -> npt.NDArray[np.float64]:
-        predicted = self.model.predict(rows.columns(self.fields), batch_size=8192, verbose=0)
-        return predicted.ravel().astype(np.float64)
+        return self.scorer(rows, measure.SCORED_AT_A_TIME)()
+
+    def scorer(self, rows: measure.Rows, batch_size: int) -> Callable[[], npt.NDArray[np.float64]]:
+        columns = rows.columns(self.fields)
+        return lambda: self.model.predict(columns, batch_size=batch_size, verbose=0).ravel().astype(np.float64)
 
 
 if __name__ == "__main__":

@@ -1,19 +1,22 @@
-"""torch-rechub's DeepFM, run as its examples run it: its DataGenerator's loader, its CTRTrainer.
+"""torch-rechub, run as its examples run it: its DataGenerator's loader, its CTRTrainer.
 
-Its network differs a little: batch normalisation after every hidden layer, and a linear part that reads the embeddings
-instead of weights of its own. Its trainer's default weight decay of 1e-5 is turned off, as L2 is for the others.
+Its networks differ a little: batch normalisation after every hidden layer, and a linear part that reads the embeddings
+(in Wide & Deep also the numeric columns) instead of weights of its own. Its trainer's default weight decay of 1e-5 is
+turned off, as L2 is for the others.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import measure
 import numpy as np
 import numpy.typing as npt
 import torch
+from networks import parameter_counts
 from torch_rechub.basic.features import DenseFeature, SparseFeature
-from torch_rechub.models.ranking import DeepFM
+from torch_rechub.models.ranking import DCNv2, DeepFM, WideDeep
 from torch_rechub.trainers import CTRTrainer
 from torch_rechub.utils.data import DataGenerator
 
@@ -27,7 +30,14 @@ class TorchRechub:
             for name, size in fields.categorical.items()
         ]
         dense = [DenseFeature(name) for name in fields.numeric]
-        model = DeepFM(sparse + dense, sparse, {"dims": list(measure.HIDDEN_UNITS), "dropout": 0.0})
+        mlp = {"dims": list(measure.HIDDEN_UNITS), "dropout": 0.0}
+        if job.model == "dcnv2":
+            model = DCNv2(sparse + dense, measure.CROSS_LAYERS, mlp, use_low_rank_mixture=False)
+        elif job.model == "wide_deep":
+            model = WideDeep(sparse + dense, sparse + dense, mlp)
+        else:
+            model = DeepFM(sparse + dense, sparse, mlp)
+        linear = {"dcnv2": "", "wide_deep": "; the linear part reads embeddings and numeric columns"}
         checkpoints = job.scratch / "torch-rechub"
         checkpoints.mkdir(parents=True, exist_ok=True)
         self.trainer = CTRTrainer(
@@ -39,26 +49,32 @@ class TorchRechub:
         self.settings: dict[str, Any] = {
             "optimizer": "adam, learning rate 1e-3",
             "l2": 0,
-            "network": "batch normalisation in the MLP; the linear part reads the embeddings",
+            "network": "batch normalisation in the MLP"
+            + linear.get(job.model, "; the linear part reads the embeddings"),
+            **parameter_counts(model),
             "loader": "its DataGenerator, its default of 0 workers",
             "metrics": "none while training",
             "validation": "none",
         }
 
     def prepare(self, rows: measure.Rows) -> Any:
-        return self._loader(rows, train=True)
+        return self._loader(rows, self.batch_size, train=True)
 
     def fit(self, prepared: Any) -> None:
         self.trainer.fit(prepared)
 
     def predict(self, rows: measure.Rows) -> npt.NDArray[np.float64]:
-        return np.asarray(self.trainer.predict(self.trainer.model, self._loader(rows, train=False)), np.float64)
+        return self.scorer(rows, measure.SCORED_AT_A_TIME)()
 
-    def _loader(self, rows: measure.Rows, *, train: bool) -> Any:
+    def scorer(self, rows: measure.Rows, batch_size: int) -> Callable[[], npt.NDArray[np.float64]]:
+        loader = self._loader(rows, batch_size, train=False)
+        return lambda: np.asarray(self.trainer.predict(self.trainer.model, loader), np.float64)
+
+    def _loader(self, rows: measure.Rows, batch_size: int, *, train: bool) -> Any:
         """Its loaders come in threes; one keeps the order of the rows, another shuffles."""
         columns = rows.columns(self.fields)
         train_loader, _, test_loader = DataGenerator(columns, rows.labels).generate_dataloader(
-            x_val=columns, y_val=rows.labels, x_test=columns, y_test=rows.labels, batch_size=self.batch_size
+            x_val=columns, y_val=rows.labels, x_test=columns, y_test=rows.labels, batch_size=batch_size
         )
         return train_loader if train else test_loader
 

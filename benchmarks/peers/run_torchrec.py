@@ -1,16 +1,16 @@
-"""TorchRec's and FBGEMM's table-batched embeddings under a plain torch DeepFM, in a plain loop over sliced arrays.
+"""TorchRec's and FBGEMM's table-batched embeddings under a plain torch network, in a plain loop over sliced arrays.
 
 The variant is the embedding: `torchrec`, TorchRec's FusedEmbeddingBagCollection, or `fbgemm`, the FBGEMM operator
 beneath it called directly, without the dictionaries and copies in between. Either updates the rows that a batch
 touches within the backward pass, by row-wise Adagrad: on a CPU the operator knows no Adam. It also wants a width that
-divides by 4, so a row has 12 columns: 10 are the embedding, one is the linear weight, one is idle.
+divides by 4, so a row has 12 columns: 10 are the embedding, one is the linear weight (idle in DCN-v2), one is idle.
 
-Shapes: B batch, F categorical fields, K numeric columns, D = 10.
+Shapes: B batch, F categorical fields, K numeric columns, W = 12 columns of a row.
 """
 
 from __future__ import annotations
 
-import itertools
+from collections.abc import Callable
 from typing import Any
 
 import measure
@@ -23,6 +23,7 @@ from fbgemm_gpu.split_table_batched_embeddings_ops_training import (
     EmbeddingLocation,
     SplitTableBatchedEmbeddingBagsCodegen,
 )
+from networks import Network
 from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits
 
@@ -80,32 +81,12 @@ class Collection(nn.Module):
         return self.collection(KeyedJaggedTensor(self.names, ids_FB.flatten(), lengths=lengths)).values()
 
 
-class DeepFM(nn.Module):
-    """The network above the rows."""
-
-    def __init__(self, num_fields: int, num_numeric: int) -> None:
-        super().__init__()
-        self.numeric_linear = nn.Linear(num_numeric, 1)
-        widths = [num_fields * measure.EMBEDDING_DIM + num_numeric, *measure.HIDDEN_UNITS]
-        layers: list[nn.Module] = []
-        for before, after in itertools.pairwise(widths):
-            layers += [nn.Linear(before, after), nn.ReLU()]
-        self.mlp = nn.Sequential(*layers, nn.Linear(widths[-1], 1))
-
-    def forward(self, rows_BFW: Tensor, numeric_BK: Tensor) -> Tensor:
-        rows_BFD = rows_BFW[..., : measure.EMBEDDING_DIM]
-        linear_B = rows_BFW[..., measure.EMBEDDING_DIM].sum(1) + self.numeric_linear(numeric_BK).squeeze(1)
-        fm_B = 0.5 * (rows_BFD.sum(1).square() - rows_BFD.square().sum(1)).sum(1)
-        deep_B = self.mlp(torch.cat([rows_BFD.flatten(1), numeric_BK], dim=1)).squeeze(1)
-        return linear_B + fm_B + deep_B
-
-
 class TorchRec:
     def __init__(self, job: measure.Job, fields: measure.Fields) -> None:
         self.batch_size, self.num_fields = job.batch_size, len(fields.categorical)
         torch.manual_seed(job.seed)
         self.lookup = (Collection if job.variant == "torchrec" else TableBatched)(fields)
-        self.net = DeepFM(len(fields.categorical), len(fields.numeric))
+        self.net = Network(job.model, len(fields.categorical), len(fields.numeric))
         self.optimizer = torch.optim.Adam(self.net.parameters(), lr=measure.LEARNING_RATE)
         self.settings: dict[str, Any] = {
             "embedding": {
@@ -113,11 +94,15 @@ class TorchRec:
                 "fbgemm": "FBGEMM's SplitTableBatchedEmbeddingBagsCodegen, called directly",
             }[job.variant],
             "optimizer": f"row-wise Adagrad at {EMBEDDING_LEARNING_RATE} for rows, Adam at 1e-3 for the network",
-            "width": f"{WIDTH} columns a row: 10 embedding, 1 linear weight, 1 idle",
+            "width": f"{WIDTH} columns a row: 10 embedding, "
+            + ("2 idle" if job.model == "dcnv2" else "1 linear weight, 1 idle"),
             "l2": 0,
             "loop": "plain torch over sliced arrays, no loader",
             "metrics": "none while training",
             "validation": "none",
+            **measure.parameter_counts(
+                sum(weight.numel() for weight in self.net.parameters()), WIDTH * sum(fields.categorical.values())
+            ),
         }
 
     def prepare(self, rows: measure.Rows) -> measure.Rows:
@@ -132,15 +117,23 @@ class TorchRec:
             loss.backward()
             self.optimizer.step()
 
-    @torch.no_grad()
     def predict(self, rows: measure.Rows) -> npt.NDArray[np.float64]:
-        self.net.eval()
-        parts = zip(torch.from_numpy(rows.ids).split(8192), torch.from_numpy(rows.numeric).split(8192), strict=True)
-        return torch.cat([self._logits(ids, numeric).sigmoid() for ids, numeric in parts]).double().numpy()
+        return self.scorer(rows, measure.SCORED_AT_A_TIME)()
+
+    def scorer(self, rows: measure.Rows, batch_size: int) -> Callable[[], npt.NDArray[np.float64]]:
+        ids, numeric = torch.from_numpy(rows.ids), torch.from_numpy(rows.numeric)
+
+        @torch.no_grad()
+        def score() -> npt.NDArray[np.float64]:
+            self.net.eval()
+            parts = zip(ids.split(batch_size), numeric.split(batch_size), strict=True)
+            return torch.cat([self._logits(*part).sigmoid() for part in parts]).double().numpy()
+
+        return score
 
     def _logits(self, ids_BF: Tensor, numeric_BK: Tensor) -> Tensor:
         rows_BFW = self.lookup(ids_BF.T.contiguous().long()).view(len(ids_BF), self.num_fields, WIDTH)
-        return self.net(rows_BFW, numeric_BK)
+        return self.net(rows_BFW[..., : measure.EMBEDDING_DIM], rows_BFW[..., measure.EMBEDDING_DIM], numeric_BK)
 
 
 if __name__ == "__main__":

@@ -6,7 +6,9 @@
 
 Every measurement is a process of its own in the peer's own environment (made under benchmarks/.envs when missing),
 held to the same number of cores and threads. It builds the network, fits one warm-up batch that does not count, and
-times one call of the peer's own `fit` over the first rows of the training split: loader, loss, metrics and all.
+times one call of the peer's own `fit` over the first rows of the training split: loader, loss, metrics and all, but
+not the seconds in which clickherd writes its checkpoint at the end. Peak memory is that of this call, from when the
+rows stand ready in the peer's own form; what a file maps into memory counts.
 Within a round the peers take turns at each batch size (A B C, A B C, …), so that a change in the machine's pace
 meets all of them; ratios are taken within a round. A peer that fails is recorded as such and the rest goes on.
 

@@ -1,4 +1,7 @@
-"""clickherd: its training loop on its encoded store, checkpoints included, without validation rows.
+"""clickherd: its training loop on its encoded store, without validation rows.
+
+The clock of speed.py stands still while weights and optimiser are written at the end of the run (`seconds_apart` in the
+result): most other trainers write nothing.
 
 The variant is the optimiser: `default`, what a run without settings uses; `bf16`, the same with the network's products
 in bf16; `touched`, the same without the L2 and momentum of rows that a batch does not touch; `cowclip`, the published
@@ -10,6 +13,7 @@ from __future__ import annotations
 
 import shutil
 import tempfile
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -62,8 +66,10 @@ class ClickHerd:
         folder = Path(tempfile.mkdtemp(prefix="run-", dir=self._scratch()))
         return Trainer(self.config, self.model, self._store(rows), None, folder)
 
-    def fit(self, prepared: Trainer) -> None:
-        prepared.run()
+    def fit(self, prepared: Trainer) -> float:
+        began = time.perf_counter()
+        progress = prepared.run()
+        return time.perf_counter() - began - progress.seconds
 
     def curve(self, rows: measure.Rows, curve: measure.Curve) -> None:
         """Points within the one run, from an observer: parts would each begin with new moments and a new warm-up."""

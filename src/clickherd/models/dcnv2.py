@@ -57,7 +57,7 @@ class DCNv2(CTRModel):
         x0_BN = torch.cat([rows_BFD.flatten(1), numeric_BK], dim=1)
         x_BN = x0_BN
         for cross in self.cross:
-            x_BN = x0_BN * cross(x_BN) + x_BN
+            x_BN = torch.addcmul(x_BN, x0_BN, cross(x_BN))
         final = self.mlp(x_BN) if self.stacked else torch.cat([x_BN, self.mlp(x0_BN)], dim=1)
         logits_B1: Tensor = self.head(final)
         return logits_B1.squeeze(1)

@@ -40,6 +40,10 @@ class CellSpan:
     def __len__(self) -> int:
         return len(self.end)
 
+    def part(self, start: int, stop: int) -> CellSpan:
+        """The cells of records [start, stop)."""
+        return CellSpan(self.text, self.before[start:stop], self.end[start:stop], self.last)
+
 
 @dataclass(frozen=True)
 class Cells:
@@ -113,13 +117,18 @@ def _copy(text: Bytes, before: Bounds, offsets: npt.NDArray[np.int64], data: Byt
             data[i] = text[source + i]
 
 
+def parse_numbers(span: CellSpan, out: Floats) -> npt.NDArray[np.int64]:
+    """Read plain decimals into `out` (N,), NaN for an empty cell; returns the rows that are neither."""
+    odd = np.empty(len(span), np.int64)
+    return odd[: _parse_numbers(span.text, span.before, span.end, span.last, out, odd)]
+
+
 @jit
-def parse_numbers(
+def _parse_numbers(
     text: Bytes,
     before: Bounds,
     end: Bounds,
     last: bool,
-    powers: Floats,
     out: Floats,  # (N,) NaN where the cell is empty
     odd: npt.NDArray[np.int64],  # (N,) rows that have to be read in another way
 ) -> int:
@@ -157,6 +166,6 @@ def parse_numbers(
             continue
         value = np.float64(mantissa)
         if places > 0:
-            value /= powers[places]
+            value /= _POWERS[places]
         out[row] = -value if text[start] == _MINUS else value
     return num_odd

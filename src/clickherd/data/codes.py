@@ -178,6 +178,32 @@ def _rebuild(old: Words, slots: Words) -> None:
         slots[slot, 0], slots[slot, 1] = word, entry
 
 
+@jit
+def _count(codes: Codes, train: Mask, counts: Integers) -> None:
+    for row in range(len(codes)):
+        if len(train) == 0 or train[row]:
+            counts[codes[row]] += 1
+
+
+@jit
+def look_up_small(values: npt.NDArray[np.float64], table: Codes, out: Codes, others: Integers) -> int:
+    """Codes of whole numbers that the table knows, and of NaN; the other rows go to `others`. Returns their number."""
+    found = 0
+    for row in range(len(values)):
+        value = values[row]
+        if value != value:  # noqa: PLR0124  (NaN)
+            out[row] = NULL
+            continue
+        if value >= 0 and value < len(table):
+            whole = np.int64(value)
+            if whole == value and table[whole] >= 0:
+                out[row] = table[whole]
+                continue
+        others[found] = row
+        found += 1
+    return found
+
+
 class ValueCodes:
     """Distinct values, their codes, and how often each of them was counted. Memory follows the distinct values."""
 
@@ -196,7 +222,9 @@ class ValueCodes:
     def add_cells(self, span: CellSpan, train: Mask, out: Codes) -> None:
         """Code the cells of a text into `out`; those that `train` marks are counted."""
         row = 0
-        while (row := self._code(_code_cells, (span.text, span.before, span.end, span.last), train, out, row)) < len(out):
+        while (row := self._code(_code_cells, (span.text, span.before, span.end, span.last), train, out, row)) < len(
+            out
+        ):
             self._grow()
 
     def add_texts(self, texts: pl.Series, train: Mask, out: Codes) -> None:
@@ -209,7 +237,13 @@ class ValueCodes:
 
     def add_integers(self, values: Integers, present: Mask, train: Mask, out: Codes) -> None:
         """Code whole numbers (N,) into `out`; those that `train` marks are counted."""
-        self._add(np.ascontiguousarray(values).view(np.uint8), np.arange(0, 8 * len(values) + 1, 8), present, train, out)
+        self._add(
+            np.ascontiguousarray(values).view(np.uint8), np.arange(0, 8 * len(values) + 1, 8), present, train, out
+        )
+
+    def count(self, codes: Codes, train: Mask) -> None:
+        """Count codes that were given before."""
+        _count(codes, train, self._counts)
 
     def _add(self, text: Bytes, where: Integers, present: Mask, train: Mask, out: Codes) -> None:
         text, where, present = (_read_only(array) for array in (text, where, present))

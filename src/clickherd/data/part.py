@@ -65,9 +65,10 @@ class ExtendedPart(Part):
 
     def pieces(self, columns: Sequence[str], rows: int, cells: Collection[str] = ()) -> Iterator[Piece]:
         """The part's rows with the columns added."""
-        wanted = [name for name in columns if name not in cells]
-        alone = [name for name in columns if name in cells and name not in self._stored(wanted)]
-        for piece in self._part.pieces([*self._stored(wanted), *alone], rows, alone):
+        own = self._part.dtypes
+        stored = self._stored([name for name in columns if name not in cells or name not in own])
+        alone = [name for name in columns if name in cells and name in own and name not in stored]
+        for piece in self._part.pieces([*stored, *alone], rows, alone):
             framed = [name for name in columns if name not in piece.cells]
             yield replace(piece, frame=self._add(piece.frame, framed))
 

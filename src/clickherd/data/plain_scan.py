@@ -102,7 +102,7 @@ def scan_plain(
             content = 1
         if stop > start:
             last = block[stop - 1]
-            state[MODE] = CELL_START if last == mark or last == newline else PLAIN
+            state[MODE] = CELL_START if last in (mark, newline) else PLAIN
     state[CELLS], state[CONTENT], state[LINE] = cells, content, line
     state[RECORDS], state[RECORD_LINE], state[FAULT] = records, record_line, fault
     return stop, end

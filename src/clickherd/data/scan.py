@@ -49,6 +49,7 @@ BLOCK_BYTES = 8 << 20
 SPAN_BYTES = 16 << 20  # a span ends about here even if it has fewer rows than asked for
 RECORD_BYTES = 64 << 20  # no record is this long: a quote was never closed
 
+
 @jit
 def _scan(
     block: npt.NDArray[np.uint8],

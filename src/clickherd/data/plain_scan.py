@@ -30,9 +30,8 @@ def new_bounds(num_cells: int, rows: int) -> Bounds:
 
 @jit
 def scan_plain(
-    block: Bytes,
+    block: Bytes,  # begins with the first record that the bounds are of
     start: int,
-    base: int,  # where block[0] would stand in the text that the bounds are of
     separator: int,
     num_cells: int,
     max_records: int,
@@ -46,7 +45,7 @@ def scan_plain(
     """
     cells, content, line = state[CELLS], state[CONTENT], state[LINE]
     records, record_line, end = state[RECORDS], state[RECORD_LINE], np.int64(-1)
-    begin = np.int64(start)  # of the record, or of the part of it that lies in this call
+    begin = np.int64(start)  # of the record, or of the part of it that is scanned here
     mark, newline = np.uint8(separator), np.uint8(NEWLINE)
     fault = 0
     at = np.int64(start)
@@ -66,7 +65,7 @@ def scan_plain(
             if block[place] == mark:
                 cells += 1
                 if cells <= num_cells:
-                    bounds[cells, records] = base + place
+                    bounds[cells, records] = place
                 continue
             line += 1
             if cells == 0 and content == 0:
@@ -80,10 +79,10 @@ def scan_plain(
                 cells += 1
                 fault = CELL_COUNT
             else:
-                bounds[num_cells, records] = base + place
+                bounds[num_cells, records] = place
                 records += 1
                 if records != max_records:
-                    bounds[0, records] = base + place
+                    bounds[0, records] = place
                 end = place + 1
                 state[END_LINE] = line
             if fault > 0:

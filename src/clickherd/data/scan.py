@@ -8,7 +8,7 @@ that starts with a quote runs to the closing one, and a doubled quote inside sta
 from __future__ import annotations
 
 import codecs
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -45,8 +45,12 @@ from clickherd.data.plain_scan import (
 )
 from clickherd.errors import DataError
 
+Bytes = npt.NDArray[np.uint8]
+Read = Callable[[Bytes], int]  # fills the front of an array; returns how many bytes, 0 at the end
+
 BLOCK_BYTES = 8 << 20
 SPAN_BYTES = 16 << 20  # a span ends about here even if it has fewer rows than asked for
+_HAS_QUOTE, _BEYOND_ASCII = 1, 2  # what `_look` tells of a block
 RECORD_BYTES = 64 << 20  # no record is this long: a quote was never closed
 
 
@@ -135,11 +139,30 @@ def _scan(
     return i, end
 
 
+@jit
+def _look(block: Bytes) -> int:
+    """Whether the block holds a quote, and bytes beyond ASCII."""
+    quote, every = False, np.uint8(0)
+    for i in range(len(block)):
+        quote |= block[i] == QUOTE
+        every |= block[i]
+    return (_HAS_QUOTE if quote else 0) | (_BEYOND_ASCII if every >= 128 else 0)
+
+
+def _without_mark(buffer: Bytes, count: int) -> int:
+    """Take a byte order mark off the first bytes of a file; returns how many are left."""
+    mark = len(codecs.BOM_UTF8)
+    if buffer[: min(count, mark)].tobytes() != codecs.BOM_UTF8:
+        return count
+    buffer[: count - mark] = buffer[mark:count].copy()
+    return count - mark
+
+
 @dataclass(frozen=True)
 class Span:
     """Whole records of a text file, ready for the parser."""
 
-    text: bytes
+    text: Bytes
     num_rows: int
     first_row: int  # within the file, from 0
     first_line: int  # within the file, from 1
@@ -170,19 +193,6 @@ def check_utf8(decoder: codecs.IncrementalDecoder, block: bytes, line: int, file
         ) from None
 
 
-def _cut(pieces: list[memoryview], size: int) -> list[memoryview]:
-    """Take the last `size` bytes off the pieces; returns them."""
-    rest: list[memoryview] = []
-    while size > 0:
-        last = pieces.pop()
-        if len(last) > size:
-            pieces.append(last[:-size])
-            last = last[-size:]
-        rest.insert(0, last)
-        size -= len(last)
-    return rest
-
-
 class Scanner:
     """Cuts one text file into spans of whole, checked records.
 
@@ -204,8 +214,10 @@ class Scanner:
         self._bounds = new_bounds(num_cells, 1)  # of the cells in the span that has begun
         self._plain = True  # whether they are known
 
-    def spans(self, blocks: Iterable[bytes], rows: int, *, header: bool) -> Iterator[Span]:
+    def spans(self, read: Read, block_bytes: int, rows: int, *, header: bool) -> Iterator[Span]:
         """Spans of at most `rows` rows; the first record is left out if it is the header.
+
+        `read` is asked for some `block_bytes` at a time.
 
         Raises:
             DataError: bytes that are not UTF-8, a record with too few or too many cells, a quote that is not closed,
@@ -213,51 +225,58 @@ class Scanner:
         """
         state = self._state
         decoder = utf8_decoder()
-        pieces: list[memoryview] = []
-        size = complete = 0  # bytes in `pieces`, and of them in complete records
-        first_line = 1
         self._header = header
         rows = min(rows, (SPAN_BYTES + 2 * BLOCK_BYTES) // self.num_cells + 1)  # more do not fit into a span
         self._bounds, self._plain = new_bounds(self.num_cells, rows), True
-        for number, raw in enumerate(blocks):
-            block = raw.removeprefix(codecs.BOM_UTF8) if number == 0 else raw
-            if decoder.getstate()[0] or not block.isascii():
-                check_utf8(decoder, block, int(state[LINE]), self.file)
-            plain, view = b'"' not in block, memoryview(block)
-            position = 0
-            while position < len(block):
+        buffer = np.empty(0, np.uint8)
+        start = filled = 0  # where the span that has begun stands in the buffer, and how far that is filled
+        size = complete = 0  # bytes of the span that were scanned, and of them in complete records
+        first_line = 1
+        while True:
+            if filled + block_bytes > len(buffer):  # spans that are out keep the old one
+                grown = np.empty(max(size + block_bytes, SPAN_BYTES + block_bytes), np.uint8)
+                grown[:size] = buffer[start:filled]
+                buffer, start, filled = grown, 0, size
+            count = read(buffer[filled : filled + block_bytes])
+            if count == 0:
+                break
+            if filled == 0 and self._rows == 0 and size == 0 and first_line == 1:
+                count = _without_mark(buffer, count)
+            block = buffer[filled : filled + count]
+            filled += count
+            flags = _look(block)
+            if decoder.getstate()[0] or flags & _BEYOND_ASCII:
+                check_utf8(decoder, block.tobytes(), int(state[LINE]), self.file)
+            while start + size < filled:
                 wanted = 1 if self._header else rows
-                begin = position
-                position, end = self._scan(block, begin, size - begin, wanted, plain=plain)
+                size, end = self._scan(buffer[start:filled], size, wanted, plain=not flags & _HAS_QUOTE)
                 if state[FAULT]:
                     raise self._fault()
                 if end >= 0:
-                    complete = size + end - begin
-                pieces.append(view[begin:position])
-                size += position - begin
+                    complete = end
                 if state[RECORDS] == wanted or (size >= SPAN_BYTES and complete):
-                    rest = _cut(pieces, size - complete)
                     if self._header:
                         self._header = False
                     else:
-                        yield self._span(b"".join(pieces), first_line)
-                    self._begin_span(rows, complete, any(rest))
-                    pieces, size = rest, size - complete
+                        yield self._span(buffer[start : start + complete], first_line)
+                    self._begin_span(rows, complete, size > complete)
+                    start, size = start + complete, size - complete
                     first_line, complete = int(state[END_LINE]), 0
                 elif size - complete > RECORD_BYTES:
                     raise self._unclosed()
         check_utf8(decoder, b"", int(state[LINE]), self.file, final=True)
-        self._end(pieces, size, complete)
+        if self._end(size):
+            complete = size
         if state[RECORDS] and not self._header:
-            yield self._span(b"".join(pieces), first_line)
+            yield self._span(buffer[start : start + complete], first_line)
 
-    def _scan(self, block: bytes, begin: int, base: int, wanted: int, *, plain: bool) -> tuple[int, int]:
-        """See `_scan` and `scan_plain`; `plain` says that the block holds no quote."""
-        array, state = np.frombuffer(block, np.uint8), self._state
+    def _scan(self, text: Bytes, begin: int, wanted: int, *, plain: bool) -> tuple[int, int]:
+        """See `_scan` and `scan_plain`; `plain` says that there is no quote from `begin` on."""
+        state = self._state
         if plain and state[MODE] in (CELL_START, PLAIN):
-            return scan_plain(array, begin, base, self._separator, self.num_cells, wanted, self._bounds, state)
+            return scan_plain(text, begin, self._separator, self.num_cells, wanted, self._bounds, state)
         self._plain = False
-        return _scan(array, begin, self._special, self._separator, self.num_cells, wanted, state)
+        return _scan(text, begin, self._special, self._separator, self.num_cells, wanted, state)
 
     def _begin_span(self, rows: int, complete: int, has_rest: bool) -> None:
         """Forget the records that are done; the cells of one that has begun stay."""
@@ -268,7 +287,7 @@ class Scanner:
         self._bounds, self._plain = bounds, self._plain or not has_rest
         self._state[RECORDS] = 0
 
-    def _span(self, text: bytes, first_line: int) -> Span:
+    def _span(self, text: Bytes, first_line: int) -> Span:
         state = self._state
         num_rows = int(state[RECORDS])
         span = Span(
@@ -283,20 +302,20 @@ class Scanner:
         self._rows += num_rows
         return span
 
-    def _end(self, pieces: list[memoryview], size: int, complete: int) -> None:
-        """The file is over: close the last record if no newline did, and drop blank lines."""
+    def _end(self, size: int) -> bool:
+        """The file is over: close the last record if no newline did; false if there is none."""
         state = self._state
         if state[MODE] == QUOTED:
             raise self._unclosed()
-        if state[CONTENT]:
-            newline = np.array([NEWLINE], np.uint8)
-            record = state[RECORDS]
-            _scan(newline, 0, self._special, self._separator, self.num_cells, -1, state)
-            if state[FAULT]:
-                raise self._fault()
-            self._bounds[self.num_cells, record] = size
-        elif pieces and state[RECORDS]:
-            _cut(pieces, size - complete)
+        if not state[CONTENT]:
+            return False
+        record = state[RECORDS]
+        newline = np.array([NEWLINE], np.uint8)
+        _scan(newline, 0, self._special, self._separator, self.num_cells, -1, state)
+        if state[FAULT]:
+            raise self._fault()
+        self._bounds[self.num_cells, record] = size
+        return True
 
     def _unclosed(self) -> DataError:
         return DataError(

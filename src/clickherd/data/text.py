@@ -10,8 +10,9 @@ import csv
 import io
 import re
 from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import PurePosixPath
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 import polars as pl
@@ -21,7 +22,7 @@ from clickherd.data.cells import Cells, CellSpan
 from clickherd.data.config import DataConfig
 from clickherd.data.locate import DataFile, reading
 from clickherd.data.part import Part, Piece, check_names
-from clickherd.data.scan import BLOCK_BYTES, SPAN_BYTES, Scanner, Span, check_utf8, utf8_decoder
+from clickherd.data.scan import BLOCK_BYTES, SPAN_BYTES, Read, Scanner, Span, check_utf8, utf8_decoder
 from clickherd.errors import DataError
 
 CRITEO_COLUMNS = ("label", *(f"I{i}" for i in range(1, 14)), *(f"C{i}" for i in range(1, 27)))
@@ -81,12 +82,11 @@ class TextPart(Part):
             )
 
     def _sample(self) -> str:
-        with reading(self.name):
-            head = b""
-            for block in self._blocks(_SAMPLE_BYTES):
-                head += block
-                if len(head) >= _SAMPLE_BYTES:
-                    break
+        head = b""
+        with self._reader() as read:
+            block = np.empty(_SAMPLE_BYTES, np.uint8)
+            while len(head) < _SAMPLE_BYTES and (count := read(block)):
+                head += block[:count].tobytes()
         for magic, kind in _OTHER_MAGIC.items():
             if head.startswith(magic):
                 raise DataError(
@@ -113,8 +113,9 @@ class TextPart(Part):
                 )
         return check_utf8(utf8_decoder(), head, 1, self.name)
 
-    def _blocks(self, size: int) -> Iterator[bytes]:
-        """The decompressed bytes, `size` at a time."""
+    @contextmanager
+    def _reader(self) -> Iterator[Read]:
+        """Reads the decompressed bytes."""
         with reading(self.name), self._file.open() as raw:
             source = _Ahead(raw)
             compression = next((kind for magic, kind in _MAGIC.items() if source.first.startswith(magic)), None)
@@ -126,15 +127,15 @@ class TextPart(Part):
                     mend="Compress it, or drop the suffix.",
                 )
             if compression:
-                stream = pa.CompressedInputStream(pa.PythonFile(source, mode="r"), compression)
-                yield from iter(lambda: stream.read(size), b"")
+                yield pa.CompressedInputStream(pa.PythonFile(source, mode="r"), compression).readinto
             else:
-                yield from iter(lambda: source.read(size), b"")
+                yield source.readinto
 
     def _spans(self, rows: int) -> Iterator[Span]:
         """All records, checked."""
         scanner = Scanner(self.name, self._separator, len(self.dtypes))
-        yield from scanner.spans(self._blocks(min(BLOCK_BYTES, rows * 1000 + 8000)), rows, header=self.has_header)
+        with self._reader() as read:
+            yield from scanner.spans(read, min(BLOCK_BYTES, rows * 1000 + 8000), rows, header=self.has_header)
 
     def digest(self) -> str:
         """The sha256 of the file's bytes, or the remote store's checksum."""
@@ -181,7 +182,7 @@ class TextPart(Part):
         index = list(self.dtypes).index(name)
         last = index == len(self.dtypes) - 1
         cut = [
-            CellSpan(np.frombuffer(span.text, np.uint8), span.bounds[index], span.bounds[index + 1], last)
+            CellSpan(span.text, span.bounds[index], span.bounds[index + 1], last)
             for span in spans
             if span.bounds is not None
         ]
@@ -228,10 +229,19 @@ class _Ahead(io.RawIOBase):
         return True
 
     def read(self, size: int = -1) -> bytes:
-        data = self._raw.read(size)
         if self._ahead:
-            data, self._ahead = self._ahead + data, b""
-        return data
+            data = self._ahead if size < 0 else self._ahead[:size]
+            self._ahead = self._ahead[len(data) :]
+            return data + self._raw.read() if size < 0 else data
+        return self._raw.read(size)
+
+    def readinto(self, buffer: Any) -> int:
+        view = memoryview(buffer)
+        if not self._ahead and isinstance(self._raw, io.FileIO):
+            return self._raw.readinto(view)
+        data = self.read(len(view))
+        view[: len(data)] = data
+        return len(data)
 
 
 def _records(sample: str, separator: str, name: str) -> list[list[str]]:

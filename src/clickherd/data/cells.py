@@ -5,8 +5,10 @@ Only text without quotes comes as cells (see `plain_scan`); what holds quotes, a
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
@@ -23,6 +25,8 @@ _ZERO, _MINUS, _DOT = 48, 45, 46
 _EXACT_DIGITS = 19  # so many fit into 64 bits
 _EXACT_MANTISSA = 1 << 53
 _POWERS = 10.0 ** np.arange(_EXACT_DIGITS + 1)  # exact in float64 up to 10^22
+
+_NUMBER = re.compile(r"-?[0-9]+(\.[0-9]+)?")  # what `parse_numbers` reads
 
 
 @dataclass(frozen=True)
@@ -55,6 +59,11 @@ class Cells:
 
     def __len__(self) -> int:
         return sum(map(len, self.spans))
+
+    @cached_property
+    def null_numbers(self) -> Floats:
+        """Numbers that cells which mean missing would be read as."""
+        return np.array([float(text) for text in self.null_values if _NUMBER.fullmatch(text)])
 
     def series(self) -> pl.Series:
         """As texts, nulls applied, shape (N,)."""

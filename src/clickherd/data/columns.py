@@ -59,7 +59,11 @@ class StreamedColumn(ABC):
 
     @abstractmethod
     def add(self, chunk: RawChunk, train: Mask, first: int) -> Arrays:
-        """Take in the chunk, of which the first row is the source's row `first`; what is to be recorded of it."""
+        """Take in the chunk, of which the first row is the source's row `first`.
+
+        Returns:
+            What is to be recorded of it, to be used before the next chunk.
+        """
 
     @abstractmethod
     def finish(self) -> tuple[Embedded | Scaling, dict[str, Any], str]:
@@ -84,8 +88,7 @@ class NumericColumn(StreamedColumn):
 
     def read(self, span: CellSpan, train: Mask, first: int) -> None:
         """Take in some of the chunk's cells."""
-        del train
-        self._reader.read(span, first)
+        self._reader.read(span, train, first)
 
     def add(self, chunk: RawChunk, train: Mask, first: int) -> Arrays:
         """Count the training rows of one chunk; all of its rows are checked."""
@@ -151,7 +154,7 @@ class CategoricalColumn(StreamedColumn):
 
     def begin(self, rows: int) -> None:
         """A chunk of so many rows comes as cells."""
-        self._out, self._from_cells = np.empty(rows, np.int32), True
+        self._out, self._from_cells = _of_length(self._out, rows), True
 
     def read(self, span: CellSpan, train: Mask, first: int) -> None:
         """Take in some of the chunk's cells."""
@@ -160,7 +163,7 @@ class CategoricalColumn(StreamedColumn):
     def add(self, chunk: RawChunk, train: Mask, first: int) -> Arrays:
         """Count the training rows of one chunk."""
         del first
-        self._rows += int(train.sum()) if len(train) else chunk.frame.height
+        self._rows += int(train.sum()) if len(train) else chunk.height
         name = self.column.name
         if name in chunk.cells:
             return (self._out,)
@@ -248,16 +251,17 @@ class NumberReader:
 
     def begin(self, rows: int) -> None:
         """A chunk of so many rows comes as cells."""
-        self._numbers, self._odd = np.empty(rows), []
+        self._numbers, self._odd = _of_length(self._numbers, rows), []
 
-    def read(self, span: CellSpan, first: int) -> None:
+    def read(self, span: CellSpan, train: Mask, first: int) -> None:
         """Take in some of the chunk's cells, of which the first is the chunk's row `first`."""
+        del train
         odd = parse_numbers(span, self._numbers[first : first + len(span)])
         if len(odd):
             self._odd.append(odd + first)
 
     def numbers(self, name: str, chunk: RawChunk) -> Floats:
-        """The column's numbers, NaN where missing, shape (N,).
+        """The column's numbers, NaN where missing, shape (N,). They hold until the next chunk.
 
         Raises:
             DataError: see `read_numbers`.
@@ -267,14 +271,29 @@ class NumberReader:
             return read_numbers(chunk.column(name), chunk, self._config.null_values, fitted=self._fitted)
         return self._numbers
 
+    def labels(self, name: str, chunk: RawChunk) -> Floats | None:
+        """As `numbers`, if all of them are 0 and 1."""
+        cells = chunk.cells.get(name)
+        if cells is None or not self._mend(cells):
+            return None
+        return self._numbers if ((self._numbers == 0) | (self._numbers == 1)).all() else None
+
     def _mend(self, cells: Cells) -> bool:
         """Fill in the cells that were no plain decimals; false if there is more to them than another notation."""
-        if not self._odd:
+        odd = self._odd
+        if len(cells.null_numbers):
+            odd = [*odd, np.flatnonzero(np.isin(self._numbers, cells.null_numbers))]
+        if not odd:
             return True
-        odd = np.concatenate(self._odd)
-        texts = cells.take(odd)
+        rows = np.unique(np.concatenate(odd))
+        texts = cells.take(rows)
         found = texts.cast(pl.Float64, strict=False)
         if found.null_count() > texts.null_count() or not found.is_finite().all():
             return False
-        self._numbers[odd] = found.to_numpy()
+        self._numbers[rows] = found.to_numpy()
         return True
+
+
+def _of_length(array: Any, rows: int) -> Any:
+    """The array itself if it is so long, otherwise a new one: pages that are new have to be cleared first."""
+    return array if len(array) == rows else np.empty(rows, array.dtype)

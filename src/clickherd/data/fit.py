@@ -14,7 +14,7 @@ import polars as pl
 
 from clickherd.data.cells import tiles
 from clickherd.data.codes import EVERY_ROW, Mask
-from clickherd.data.columns import Arrays, CategoricalColumn, Embedded, NumericColumn, StreamedColumn
+from clickherd.data.columns import Arrays, CategoricalColumn, Embedded, NumberReader, NumericColumn, StreamedColumn
 from clickherd.data.config import DataConfig
 from clickherd.data.encode import Encoder, Reading
 from clickherd.data.hashing import hash_texts
@@ -25,7 +25,7 @@ from clickherd.data.source import RawChunk, Source
 from clickherd.data.split import NAMES, TRAIN, Splits, Splitter
 from clickherd.data.store import TRUTH
 from clickherd.data.threads import ahead, in_parallel
-from clickherd.data.values import as_label_texts, as_texts, read_labels, read_numbers
+from clickherd.data.values import Floats, as_label_texts, as_texts, read_labels
 from clickherd.data.vocabulary import Ids
 from clickherd.errors import DataError
 
@@ -70,12 +70,12 @@ def fit(
     targets = _Targets(source, schema, config)
     rows = np.zeros(len(NAMES), np.int64)
     wanted = list(dict.fromkeys([*streamed, schema.label, *targets.columns]))
-    cells = [name for name in wanted if name in streamed and streamed[name].takes_cells]
-    for chunk, first, splits in ahead(split_chunks(source, wanted, splitter, cells=cells)):
+    readers = {name: column for name, column in streamed.items() if column.takes_cells} | targets.readers
+    for chunk, first, splits in ahead(split_chunks(source, wanted, splitter, cells=readers)):
         train = EVERY_ROW if splits is None else splits == TRAIN
-        rows += np.bincount(np.zeros(chunk.frame.height, np.uint8) if splits is None else splits, minlength=len(NAMES))
+        rows += np.bincount(np.zeros(chunk.height, np.uint8) if splits is None else splits, minlength=len(NAMES))
+        _read_cells(readers, chunk, train)
         found = targets.add(chunk, train)
-        _read_cells([streamed[name] for name in chunk.cells if name in streamed], chunk, train)
         jobs = [partial(column.add, chunk, train, first) for column in streamed.values()]
         recorded = dict(zip(streamed, in_parallel(jobs), strict=True))
         if record is not None:
@@ -111,20 +111,20 @@ def fit(
     return Fitted(encoder, counted, facts, {name: streamed[name] for name in embedded})
 
 
-def _read_cells(columns: Sequence[StreamedColumn], chunk: RawChunk, train: Mask) -> None:
-    """Let the columns take in their cells, a tile of rows at a time: its text is then near for all of them."""
-    for column in columns:
-        column.begin(chunk.frame.height)
+def _read_cells(readers: Mapping[str, StreamedColumn | NumberReader], chunk: RawChunk, train: Mask) -> None:
+    """Let columns take in their cells, a tile of rows at a time: its text is then near for all of them."""
+    names = [name for name in readers if name in chunk.cells]
+    for name in names:
+        readers[name].begin(chunk.height)
 
-    def read(some: Sequence[StreamedColumn]) -> None:
-        spans = {column.column.name: chunk.cells[column.column.name].spans for column in some}
-        for number, start, stop, first in tiles(next(iter(spans.values())), _TILE_ROWS):
+    def read(some: Sequence[str]) -> None:
+        for number, start, stop, first in tiles(chunk.cells[some[0]].spans, _TILE_ROWS):
             marked = train[first : first + stop - start]
-            for column in some:
-                column.read(spans[column.column.name][number].part(start, stop), marked, first)
+            for name in some:
+                readers[name].read(chunk.cells[name].spans[number].part(start, stop), marked, first)
 
     threads = numba.get_num_threads()
-    in_parallel([partial(read, columns[i::threads]) for i in range(threads) if columns[i::threads]])
+    in_parallel([partial(read, names[i::threads]) for i in range(threads) if names[i::threads]])
 
 
 class _Targets:
@@ -133,18 +133,22 @@ class _Targets:
     def __init__(self, source: Source, schema: Schema, config: DataConfig) -> None:
         self.labels, self._config = LabelTally(schema.label, config), config
         self._group = schema.group if schema.group in source.columns else None
-        self._truth = TRUTH if TRUTH in source.columns else None
-        self.columns = [name for name in (self._group, self._truth) if name is not None]
+        self._has_truth = TRUTH in source.columns
+        self.columns = [*filter(None, [self._group]), *([TRUTH] if self._has_truth else [])]
+        self.readers = {TRUTH: NumberReader(config, fitted=True)} if self._has_truth else {}
+        if config.positive is None:
+            self.readers[schema.label] = NumberReader(config)
 
     def add(self, chunk: RawChunk, train: Mask) -> Arrays:
         """Check the chunk's labels; returns labels, groups and probabilities."""
-        labels = self.labels.add(chunk, train)
+        label = self.labels.label
+        numbers = self.readers[label].labels(label, chunk) if label in self.readers else None
+        labels = self.labels.add(chunk, train, numbers)
         groups, truth = np.empty(0, np.uint64), np.empty(0, np.float32)
         if self._group is not None:
             groups = hash_texts(as_texts(chunk.column(self._group)))
-        if self._truth is not None:
-            numbers = read_numbers(chunk.column(self._truth), chunk, self._config.null_values, fitted=True)
-            truth = numbers.astype(np.float32)
+        if self._has_truth:
+            truth = self.readers[TRUTH].numbers(TRUTH, chunk).astype(np.float32)
         return labels, groups, truth
 
 
@@ -162,7 +166,7 @@ def split_chunks(
         cells = [name for name in cells if name != splitter.column]
     for chunk in source.chunks(columns, rows, cells):
         yield chunk, first, splitter.assign(chunk, first) if splitter is not None else None
-        first += chunk.frame.height
+        first += chunk.height
 
 
 class LabelValues:
@@ -214,17 +218,22 @@ class LabelTally:
         self._classes: set[float] = set()
         self._values = LabelValues()
 
-    def add(self, chunk: RawChunk, train: Mask = EVERY_ROW) -> npt.NDArray[np.float32]:
+    def add(self, chunk: RawChunk, train: Mask = EVERY_ROW, numbers: Floats | None = None) -> npt.NDArray[np.float32]:
         """Take in one chunk and return its labels as 0 and 1, shape (N,); only the training rows' classes count.
+
+        `numbers` are the labels, if they are known to be 0 and 1 already.
 
         Raises:
             DataError: a missing or unreadable label, or a third value beside the positive and the negative one.
         """
-        values = chunk.frame[self.label]
-        clicks = read_labels(values, chunk, self.config.positive, self.config.null_values)
+        if numbers is not None:
+            clicks = numbers.astype(np.float32)
+        else:
+            values = chunk.column(self.label)
+            clicks = read_labels(values, chunk, self.config.positive, self.config.null_values)
+            if self.config.positive is not None:
+                self._values.add(values, chunk)
         self._classes |= set(np.unique(clicks[train] if len(train) else clicks).tolist())
-        if self.config.positive is not None:
-            self._values.add(values, chunk)
         return clicks
 
     def values(self) -> tuple[str, ...]:

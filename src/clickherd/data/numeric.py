@@ -150,7 +150,9 @@ class NumberSummary:
             return present
         count, mean = len(present), float(present.mean())
         delta, total = mean - self.mean, self.count + len(present)
-        self._squares += float(((present - mean) ** 2).sum()) + delta * delta * self.count * count / total
+        squares = present - mean
+        np.square(squares, out=squares)
+        self._squares += float(squares.sum()) + delta * delta * self.count * count / total
         self.mean += delta * count / total
         self.count = total
         self.low, self.high = min(self.low, float(present.min())), max(self.high, float(present.max()))

@@ -42,7 +42,7 @@ class Part(ABC):
     def pieces(self, columns: Sequence[str], rows: int, cells: Collection[str] = ()) -> Iterator[Piece]:
         """All rows in order, at most `rows` at a time, with the given columns in the given order.
 
-        Those of `cells` may come as such instead of in the frame; not all columns may be among them.
+        Those of `cells` may come as such instead of in the frame.
         """
 
     @abstractmethod

@@ -36,6 +36,11 @@ class RawChunk:
     first_line: int | None = None  # line of that row; None when rows and lines do not run in step
     cells: Mapping[str, Cells] = field(default_factory=dict)  # text columns that are not in the frame
 
+    @property
+    def height(self) -> int:
+        """Rows."""
+        return len(next(iter(self.cells.values()))) if self.cells else self.frame.height
+
     def column(self, name: str) -> pl.Series:
         """A column's values."""
         return self.cells[name].series() if name in self.cells else self.frame[name]
@@ -76,7 +81,7 @@ class Source:
     ) -> Iterator[RawChunk]:
         """All rows in order, at most `rows` at a time, with the given columns in the given order.
 
-        Those of `cells` may come as such where the rows are text; not all columns may be among them.
+        Those of `cells` may come as such where the rows are text.
 
         Raises:
             DataError: a column that is unknown or of a type that cannot be used; a broken line, when it is reached.

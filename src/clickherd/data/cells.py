@@ -33,20 +33,19 @@ _NUMBER = re.compile(r"-?[0-9]+(\.[0-9]+)?")  # what `parse_numbers` reads
 class CellSpan:
     """The cells of one column in consecutive records of a text: cell r is text[before[r] + 1 : end[r]].
 
-    `last`: it is the last column, whose cells may end in the carriage return of the line's end.
+    A carriage return at a cell's end does not count, as polars has it: it belongs to the line's end.
     """
 
     text: Bytes
     before: Bounds  # (N,)
     end: Bounds  # (N,)
-    last: bool
 
     def __len__(self) -> int:
         return len(self.end)
 
     def part(self, start: int, stop: int) -> CellSpan:
         """The cells of records [start, stop)."""
-        return CellSpan(self.text, self.before[start:stop], self.end[start:stop], self.last)
+        return CellSpan(self.text, self.before[start:stop], self.end[start:stop])
 
 
 @dataclass(frozen=True)
@@ -78,7 +77,7 @@ class Cells:
         found, first, rows = [], 0, np.asarray(rows, np.int64)
         for span in self.spans:
             some = rows[(rows >= first) & (rows < first + len(span))] - first
-            found.append(CellSpan(span.text, span.before[some], span.end[some], span.last))
+            found.append(CellSpan(span.text, span.before[some], span.end[some]))
             first += len(span)
         return Cells(self.name, tuple(found), self.null_values).series()
 
@@ -94,7 +93,7 @@ def tiles(spans: Sequence[CellSpan], rows: int) -> Iterator[tuple[int, int, int,
 
 def _texts(span: CellSpan) -> pl.Series:
     offsets = np.empty(len(span) + 1, np.int64)
-    _measure(span.text, span.before, span.end, span.last, offsets)
+    _measure(span.text, span.before, span.end, offsets)
     data = np.empty(offsets[-1], np.uint8)
     _copy(span.text, span.before, offsets, data)
     present = np.packbits(offsets[1:] > offsets[:-1], bitorder="little")
@@ -103,19 +102,19 @@ def _texts(span: CellSpan) -> pl.Series:
 
 
 @inlined
-def cell_end(text: Bytes, start: int, end: int, last: bool) -> int:
-    """Where the cell ends once a carriage return at the line's end is left off."""
-    if last and end > start and text[end - 1] == RETURN:
+def cell_end(text: Bytes, start: int, end: int) -> int:
+    """Where the cell ends once a carriage return is left off."""
+    if end > start and text[end - 1] == RETURN:
         return end - 1
     return end
 
 
 @jit
-def _measure(text: Bytes, before: Bounds, end: Bounds, last: bool, offsets: npt.NDArray[np.int64]) -> None:
+def _measure(text: Bytes, before: Bounds, end: Bounds, offsets: npt.NDArray[np.int64]) -> None:
     offsets[0] = 0
     for row in range(len(end)):
         start = np.int64(before[row]) + 1
-        offsets[row + 1] = offsets[row] + cell_end(text, start, np.int64(end[row]), last) - start
+        offsets[row + 1] = offsets[row] + cell_end(text, start, np.int64(end[row])) - start
 
 
 @jit
@@ -129,7 +128,7 @@ def _copy(text: Bytes, before: Bounds, offsets: npt.NDArray[np.int64], data: Byt
 def parse_numbers(span: CellSpan, out: Floats) -> npt.NDArray[np.int64]:
     """Read plain decimals into `out` (N,), NaN for an empty cell; returns the rows that are neither."""
     odd = np.empty(len(span), np.int64)
-    return odd[: _parse_numbers(span.text, span.before, span.end, span.last, out, odd)]
+    return odd[: _parse_numbers(span.text, span.before, span.end, out, odd)]
 
 
 @jit
@@ -137,7 +136,6 @@ def _parse_numbers(
     text: Bytes,
     before: Bounds,
     end: Bounds,
-    last: bool,
     out: Floats,  # (N,) NaN where the cell is empty
     odd: npt.NDArray[np.int64],  # (N,) rows that have to be read in another way
 ) -> int:
@@ -148,7 +146,7 @@ def _parse_numbers(
     num_odd = 0
     for row in range(len(end)):
         start = np.int64(before[row]) + 1
-        stop = cell_end(text, start, np.int64(end[row]), last)
+        stop = cell_end(text, start, np.int64(end[row]))
         if start >= stop:
             out[row] = np.nan
             continue

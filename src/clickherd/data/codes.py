@@ -111,7 +111,6 @@ def _code_cells(
     text: Bytes,
     before: Bounds,
     end: Bounds,
-    last: bool,
     train: Mask,
     slots: Words,
     keys: Bytes,
@@ -124,7 +123,7 @@ def _code_cells(
     """Code the cells from row `first` on; returns the row at which room ran out, or their number."""
     for row in range(first, len(end)):
         start = np.int64(before[row]) + 1
-        length = cell_end(text, start, np.int64(end[row]), last) - start
+        length = cell_end(text, start, np.int64(end[row])) - start
         code = np.int64(NULL)
         if length > 0:
             code = _code_of(text, start, length, slots, keys, offsets, counters)
@@ -222,9 +221,7 @@ class ValueCodes:
     def add_cells(self, span: CellSpan, train: Mask, out: Codes) -> None:
         """Code the cells of a text into `out`; those that `train` marks are counted."""
         row = 0
-        while (row := self._code(_code_cells, (span.text, span.before, span.end, span.last), train, out, row)) < len(
-            out
-        ):
+        while (row := self._code(_code_cells, (span.text, span.before, span.end), train, out, row)) < len(out):
             self._grow()
 
     def add_texts(self, texts: pl.Series, train: Mask, out: Codes) -> None:

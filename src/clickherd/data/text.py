@@ -180,11 +180,8 @@ class TextPart(Part):
 
     def _cells(self, spans: Sequence[Span], name: str) -> Cells:
         index = list(self.dtypes).index(name)
-        last = index == len(self.dtypes) - 1
         cut = [
-            CellSpan(span.text, span.bounds[index], span.bounds[index + 1], last)
-            for span in spans
-            if span.bounds is not None
+            CellSpan(span.text, span.bounds[index], span.bounds[index + 1]) for span in spans if span.bounds is not None
         ]
         return Cells(name, tuple(cut), tuple(self._null_values))
 

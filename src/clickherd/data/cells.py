@@ -113,14 +113,14 @@ def cell_end(text: Bytes, start: int, end: int) -> int:
 def _measure(text: Bytes, before: Bounds, end: Bounds, offsets: npt.NDArray[np.int64]) -> None:
     offsets[0] = 0
     for row in range(len(end)):
-        start = np.int64(before[row]) + 1
-        offsets[row + 1] = offsets[row] + cell_end(text, start, np.int64(end[row])) - start
+        start = int(before[row]) + 1
+        offsets[row + 1] = offsets[row] + cell_end(text, start, int(end[row])) - start
 
 
 @jit
 def _copy(text: Bytes, before: Bounds, offsets: npt.NDArray[np.int64], data: Bytes) -> None:
     for row in range(len(offsets) - 1):
-        source = np.int64(before[row]) + 1 - offsets[row]
+        source = int(before[row]) + 1 - offsets[row]
         for i in range(offsets[row], offsets[row + 1]):
             data[i] = text[source + i]
 
@@ -145,15 +145,15 @@ def _parse_numbers(
     """
     num_odd = 0
     for row in range(len(end)):
-        start = np.int64(before[row]) + 1
-        stop = cell_end(text, start, np.int64(end[row]))
+        start = int(before[row]) + 1
+        stop = cell_end(text, start, int(end[row]))
         if start >= stop:
             out[row] = np.nan
             continue
         at = start
         if text[at] == _MINUS:
             at += 1
-        first, mantissa, point = at, np.uint64(0), np.int64(-1)
+        first, mantissa, point = at, np.uint64(0), -1
         while at < stop:
             digit = np.uint64(text[at]) - np.uint64(_ZERO)  # wraps below the zero
             if digit > 9:

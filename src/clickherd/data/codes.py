@@ -92,7 +92,7 @@ def _code_of(
             if length <= 8 or (
                 offsets[code + 1] - offsets[code] == length and _same(data, start, keys, offsets[code], length)
             ):
-                return code
+                return int(code)
         slot = (slot + np.uint64(1)) & mask
     code, used = counters[_NUM_CODES], counters[_USED]
     if code + 1 >= len(offsets) or used + length > len(keys):
@@ -103,7 +103,7 @@ def _code_of(
         keys[used + i] = data[start + i]
     offsets[code + 1] = used + length
     counters[_NUM_CODES], counters[_USED] = code + 1, used + length
-    return code
+    return int(code)
 
 
 @jit
@@ -122,9 +122,9 @@ def _code_cells(
 ) -> int:
     """Code the cells from row `first` on; returns the row at which room ran out, or their number."""
     for row in range(first, len(end)):
-        start = np.int64(before[row]) + 1
-        length = cell_end(text, start, np.int64(end[row])) - start
-        code = np.int64(NULL)
+        start = int(before[row]) + 1
+        length = cell_end(text, start, int(end[row])) - start
+        code = NULL
         if length > 0:
             code = _code_of(text, start, length, slots, keys, offsets, counters)
             if code < 0:
@@ -151,7 +151,7 @@ def _code_texts(
 ) -> int:
     """As `_code_cells`, for the buffers of a text column. An empty text is no missing one."""
     for row in range(first, len(out)):
-        code = np.int64(NULL)
+        code = NULL
         if present[row]:
             code = _code_of(text, where[row], where[row + 1] - where[row], slots, keys, offsets, counters)
             if code < 0:
@@ -194,7 +194,7 @@ def look_up_small(values: npt.NDArray[np.float64], table: Codes, out: Codes, oth
             out[row] = NULL
             continue
         if value >= 0 and value < len(table):
-            whole = np.int64(value)
+            whole = int(value)
             if whole == value and table[whole] >= 0:
                 out[row] = table[whole]
                 continue

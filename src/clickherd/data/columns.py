@@ -141,7 +141,8 @@ class CategoricalColumn(StreamedColumn):
         buckets = config.hash_buckets.get(column.name)
         self._hash = HashBuckets(buckets=buckets, null_values=config.null_values) if buckets else None
         self._multi = column.role == "multi"
-        self._codes, self._dtype = ValueCodes(), pl.String()
+        self._codes = ValueCodes()
+        self._dtype: pl.DataType = pl.String()
         self._out = np.empty(0, np.int32)
         self._from_cells = False  # whether texts were taken as they lie, those that mean missing among them
         self._rows = self._empty_rows = 0

@@ -2,21 +2,36 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, Protocol, TypeVar, cast
 
 import numba
 from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+
+class _Decorator(Protocol):
+    """A decorator that keeps a function's signature, as far as a type checker is told."""
+
+    def __call__(self, function: Function) -> Function: ...
+
+
+def _typed(decorator: Any) -> _Decorator:
+    return cast(_Decorator, decorator)
+
+
 # _nrt: these loops allocate nothing, and counting references to their arrays at every inner call would cost more than
 # all the rest
-jit = numba.njit(cache=True, nogil=True, _nrt=False)
-inlined = numba.njit(inline="always", _nrt=False)
+jit = _typed(numba.njit(cache=True, nogil=True, _nrt=False))
+inlined = _typed(numba.njit(inline="always", _nrt=False))
 
 
-def _at(context: Any, builder: Any, kind: Any, array: Any, index: Any, wanted: Any) -> Any:
-    """What stands in `array` from byte `index` on, as a value of the wanted LLVM type; it need not be aligned."""
+def _at(context: Any, builder: Any, kind: Any, args: Any, wanted: Any) -> Any:
+    """What stands in an array from a byte on, as a value of the wanted LLVM type; it need not be aligned."""
+    array, index = args[:2]
     data = context.make_array(kind)(context, builder, array).data
     place = builder.bitcast(builder.gep(data, [index]), wanted.as_pointer())
     return builder.load(place, align=1, typ=wanted)
@@ -28,7 +43,7 @@ def load_word(typing: Any, array: Any, index: Any) -> Any:
     del typing
 
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        return _at(context, builder, signature.args[0], *args, ir.IntType(64))
+        return _at(context, builder, signature.args[0], args, ir.IntType(64))
 
     return types.uint64(array, index), generate
 
@@ -40,7 +55,7 @@ def equal_bytes(typing: Any, array: Any, index: Any, byte: Any) -> Any:
 
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         lanes = ir.VectorType(ir.IntType(8), 64)
-        found = _at(context, builder, signature.args[0], args[0], args[1], lanes)
+        found = _at(context, builder, signature.args[0], args, lanes)
         first = builder.insert_element(ir.Constant(lanes, ir.Undefined), args[2], ir.Constant(ir.IntType(32), 0))
         zeros = ir.Constant(ir.VectorType(ir.IntType(32), 64), [0] * 64)
         every = builder.shuffle_vector(first, ir.Constant(lanes, ir.Undefined), zeros)

@@ -44,12 +44,12 @@ def scan_plain(
         Where it stopped, and the end of the last complete record in this call (-1: none ended).
     """
     cells, content, line = state[CELLS], state[CONTENT], state[LINE]
-    records, record_line, end = state[RECORDS], state[RECORD_LINE], np.int64(-1)
-    begin = np.int64(start)  # of the record, or of the part of it that is scanned here
+    records, record_line, end = state[RECORDS], state[RECORD_LINE], -1
+    begin = int(start)  # of the record, or of the part of it that is scanned here
     mark, newline = np.uint8(separator), np.uint8(NEWLINE)
     fault = 0
-    at = np.int64(start)
-    stop = np.int64(len(block))
+    at = int(start)
+    stop = len(block)
     done = False
     while at < stop and not done:
         found = np.uint64(0)
@@ -104,7 +104,7 @@ def scan_plain(
             state[MODE] = CELL_START if last in (mark, newline) else PLAIN
     state[CELLS], state[CONTENT], state[LINE] = cells, content, line
     state[RECORDS], state[RECORD_LINE], state[FAULT] = records, record_line, fault
-    return stop, end
+    return int(stop), int(end)
 
 
 @jit

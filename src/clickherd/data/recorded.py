@@ -22,7 +22,7 @@ from clickherd.data.encode import Bag, Encoder, bag_of
 from clickherd.data.gather import take_bag
 from clickherd.data.machine_words import jit
 from clickherd.data.split import NAMES, Splits
-from clickherd.data.store import Batch
+from clickherd.data.store import Batch, FieldLayout
 from clickherd.data.threads import in_parallel
 from clickherd.data.vocabulary import Ids
 from clickherd.errors import DataError
@@ -118,7 +118,7 @@ class _Remap:
         splits = np.zeros(chunk.num_rows, np.uint8) if chunk.splits is None else chunk.splits
         rows = [np.flatnonzero(splits == index) for index in range(len(NAMES))]
         ids = self._ids(chunk, file, rows)
-        bags = [self._bag(*chunk.read(file, f.name), position) for position, f in enumerate(self._multi)]
+        bags = [self._bag(multi, *chunk.read(file, multi.name)) for multi in self._multi]
         numeric = np.empty((chunk.num_rows, len(self._encoder.scaled)), np.float32)
         for position, (name, scaling) in enumerate(self._encoder.scaled.items()):
             numeric[:, position] = scaling.scale(chunk.read(file, name)[0])
@@ -169,8 +169,7 @@ class _Remap:
         in_parallel(jobs)
         return out
 
-    def _bag(self, recorded: Ids, sizes: Rows, position: int) -> Bag:
-        multi = self._multi[position]
+    def _bag(self, multi: FieldLayout, recorded: Ids, sizes: Rows) -> Bag:
         local = self._local[multi.name][recorded] if multi.name in self._local else recorded
         return bag_of(local, sizes, multi.offset)
 

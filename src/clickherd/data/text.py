@@ -193,7 +193,7 @@ class TextPart(Part):
     def _parse(self, span: Span, columns: Sequence[str]) -> pl.DataFrame:
         """The frame of a span that may hold quotes."""
         lazy = pl.scan_csv(
-            io.BytesIO(span.text),
+            io.BytesIO(span.text.data),
             has_header=False,
             schema=self.dtypes,
             separator=self._separator,

@@ -73,12 +73,15 @@ class Cells:
         return texts.alias(self.name)
 
     def take(self, rows: Sequence[int] | npt.NDArray[np.int64]) -> pl.Series:
-        """The cells of these rows as texts, nulls applied."""
-        found, first, rows = [], 0, np.asarray(rows, np.int64)
-        for span in self.spans:
-            some = rows[(rows >= first) & (rows < first + len(span))] - first
+        """The cells of these rows, given in ascending order, as texts, nulls applied."""
+        rows = np.asarray(rows, np.int64)
+        firsts = np.cumsum([0, *map(len, self.spans)])
+        found = []
+        for span, first, part in zip(
+            self.spans, firsts, np.split(rows, np.searchsorted(rows, firsts[1:-1])), strict=False
+        ):
+            some = part - first
             found.append(CellSpan(span.text, span.before[some], span.end[some]))
-            first += len(span)
         return Cells(self.name, tuple(found), self.null_values).series()
 
 

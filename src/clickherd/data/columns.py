@@ -281,12 +281,11 @@ class NumberReader:
 
     def _mend(self, cells: Cells) -> bool:
         """Fill in the cells that were no plain decimals; false if there is more to them than another notation."""
-        odd = self._odd
+        rows = np.concatenate(self._odd) if self._odd else np.empty(0, np.int64)
         if len(cells.null_numbers):
-            odd = [*odd, np.flatnonzero(np.isin(self._numbers, cells.null_numbers))]
-        if not odd:
+            rows = np.union1d(rows, np.flatnonzero(np.isin(self._numbers, cells.null_numbers)))
+        if not len(rows):
             return True
-        rows = np.unique(np.concatenate(odd))
         texts = cells.take(rows)
         found = texts.cast(pl.Float64, strict=False)
         if found.null_count() > texts.null_count() or not found.is_finite().all():

@@ -76,8 +76,7 @@ def fit(
         rows += np.bincount(np.zeros(chunk.height, np.uint8) if splits is None else splits, minlength=len(NAMES))
         _read_cells(readers, chunk, train)
         found = targets.add(chunk, train)
-        jobs = [partial(column.add, chunk, train, first) for column in streamed.values()]
-        recorded = dict(zip(streamed, in_parallel(jobs), strict=True))
+        recorded = _add(streamed, chunk, train, first)
         if record is not None:
             record.append(recorded, found, splits)
     targets.labels.check(source.name)
@@ -109,6 +108,12 @@ def fit(
     encoder = Encoder(schema, reading, embedded, scaled)
     counted = {name: int(n) for name, n in zip(NAMES, rows, strict=True) if n}
     return Fitted(encoder, counted, facts, {name: streamed[name] for name in embedded})
+
+
+def _add(streamed: Mapping[str, StreamedColumn], chunk: RawChunk, train: Mask, first: int) -> dict[str, Arrays]:
+    """Let every column take in the chunk; returns what is to be recorded."""
+    jobs = [partial(column.add, chunk, train, first) for column in streamed.values()]
+    return dict(zip(streamed, in_parallel(jobs), strict=True))
 
 
 def _read_cells(readers: Mapping[str, StreamedColumn | NumberReader], chunk: RawChunk, train: Mask) -> None:

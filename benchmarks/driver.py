@@ -96,10 +96,15 @@ def write_table(file: Path, text: str) -> None:
 
 def install(peers: Iterable[str]) -> dict[str, str]:
     """Make the peers' environments; peer → why there is none."""
+    return install_all({name: KNOWN[name] for name in peers})
+
+
+def install_all(peers: Mapping[str, Peer]) -> dict[str, str]:
+    """As `install`, for peers that may be others than those of KNOWN."""
     missing = {}
-    for name in peers:
+    for name, peer in peers.items():
         try:
-            KNOWN[name].environment.make()
+            peer.environment.make()
         except InstallError as error:
             missing[name] = str(error)
     return missing

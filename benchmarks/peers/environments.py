@@ -149,5 +149,11 @@ KNOWN = {
         "Vowpal Wabbit 9.11.9, pairs of fields", VOWPAL_WABBIT, "run_vowpal_wabbit.py", "pairs", batched=False
     ),
 }
+# What makes ids of raw rows, for benchmarks/encoding.py; any environment with pandas and scikit-learn does for pandas
+ENCODERS = {
+    "clickherd": Peer("clickherd", OWN, "encode_clickherd.py"),
+    "pandas": Peer("pandas, with the steps of LargeBatchCTR", TORCH_RECHUB, "encode_pandas.py"),
+    "fuxictr": Peer("FuxiCTR 2.3.10", FUXICTR, "encode_fuxictr.py"),
+}
 VARIANTS = ("clickherd-bf16", "clickherd-touched", "clickherd-cowclip", "clickherd-adam", "fuxictr-ray")
 DEFAULT = [name for name in KNOWN if name not in VARIANTS]

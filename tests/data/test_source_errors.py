@@ -13,6 +13,7 @@ import zstandard
 from fsspec.registry import known_implementations
 
 from clickherd.data.config import DataConfig
+from clickherd.data.prepare import prepare
 from clickherd.data.source import open_source
 from clickherd.errors import DataError
 
@@ -111,7 +112,8 @@ def test_broken_rows_name_the_line(tmp_path, content, line, text, suffix):
     error = fails(path, text, str(path), f"line {line}")
     assert error.line == line
     with pytest.raises(DataError, match=re.escape(text)):
-        open_source(path, CONFIG).fingerprint()
+        prepare(path, CONFIG, cache_dir=tmp_path / "cache")
+    assert not any((tmp_path / "cache").glob("**/*")), "something is left behind"
 
 
 def test_broken_row_far_into_the_file(tmp_path):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from itertools import islice
 from typing import Any
@@ -87,7 +87,7 @@ class ParquetPart(Part):
         """The sha256 of the file's bytes, or the remote store's checksum."""
         return self._file.digest()
 
-    def pieces(self, columns: Sequence[str], rows: int) -> Iterator[Piece]:
+    def pieces(self, columns: Sequence[str], rows: int, cells: Collection[str] = ()) -> Iterator[Piece]:
         """The rows; columns that are not asked for are not read."""
         yield from _repack(self._frames(columns, min(rows, 65_536)), rows)
 
@@ -156,7 +156,7 @@ class ArrowPart(Part):
             for batch in self._read(source)[1]:
                 yield frame_of(batch.select(list(columns)))
 
-    def pieces(self, columns: Sequence[str], rows: int) -> Iterator[Piece]:
+    def pieces(self, columns: Sequence[str], rows: int, cells: Collection[str] = ()) -> Iterator[Piece]:
         """The rows."""
         yield from _repack(
             (frame.slice(i, rows) for frame in self._frames(columns) for i in _starts(frame, rows)), rows
@@ -189,7 +189,7 @@ class FramePart(Part):
             sha256.update(piece.frame.hash_rows(seed=0).to_numpy().tobytes())
         return sha256.hexdigest()
 
-    def pieces(self, columns: Sequence[str], rows: int) -> Iterator[Piece]:
+    def pieces(self, columns: Sequence[str], rows: int, cells: Collection[str] = ()) -> Iterator[Piece]:
         """The rows, without a copy."""
         for start in range(0, self._frame.height, rows):
             yield Piece(self._frame.select(columns).slice(start, rows), start)

@@ -9,11 +9,10 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -25,10 +24,10 @@ from clickherd.data.numeric import LogSquareBuckets, MinMax, QuantileBuckets, Sc
 from clickherd.data.schema import Schema
 from clickherd.data.source import RawChunk
 from clickherd.data.store import MISSING, TRUTH, Batch, FieldLayout, Layout
+from clickherd.data.threads import in_parallel
 from clickherd.data.values import as_texts, read_labels, read_numbers, read_parts
 from clickherd.data.vocabulary import HashBuckets, Ids, Vocabulary
 from clickherd.errors import DataError, RunError, did_you_mean
-from clickherd.threads import get_threads
 
 _PARALLEL_ROWS = 4_096  # below, threads cost more than they save
 
@@ -184,13 +183,7 @@ class Encoder:
         assert isinstance(encoding, Vocabulary | HashBuckets)
         parts, sizes = read_parts(values, self.reading.multi_separator, self.reading.null_values)
         local = encoding.encode(parts)
-        offsets = np.zeros(len(values) + 1, np.int64)
-        np.cumsum(np.maximum(sizes, 1), out=offsets[1:])
-        ids = np.full(offsets[-1], field.offset + MISSING, np.int32)
-        filled = np.ones(len(ids), np.bool_)
-        filled[offsets[:-1][sizes == 0]] = False
-        ids[filled] = local + field.offset
-        return (ids, offsets), int(np.count_nonzero(local == 0))
+        return bag_of(local, sizes, field.offset), int(np.count_nonzero(local == 0))
 
     def _targets(
         self, chunk: RawChunk
@@ -291,7 +284,12 @@ _MEND = "The folder is damaged; train again, or copy it anew."
 _NO_TARGETS = (np.empty(0, np.float32), np.empty(0, np.uint64), np.empty(0, np.float32))
 
 
-def in_parallel(jobs: Sequence[Callable[[], Any]]) -> list[Any]:
-    """The jobs' results in order; polars, numpy and the index let other threads run meanwhile."""
-    with ThreadPoolExecutor(get_threads()) as pool:
-        return list(pool.map(lambda job: job(), jobs))
+def bag_of(local: Ids, sizes: npt.NDArray[np.int64], offset: int) -> Bag:
+    """Global ids and offsets of a multi-valued field, from the local ids of all values and the number in each row."""
+    offsets = np.zeros(len(sizes) + 1, np.int64)
+    np.cumsum(np.maximum(sizes, 1), out=offsets[1:])
+    ids = np.full(offsets[-1], offset + MISSING, np.int32)
+    filled = np.ones(len(ids), np.bool_)
+    filled[offsets[:-1][sizes == 0]] = False
+    ids[filled] = local + np.int32(offset)
+    return ids, offsets

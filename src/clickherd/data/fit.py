@@ -1,8 +1,8 @@
-"""The first pass: count values and numbers of the training rows, and make an encoder of them."""
+"""The one pass over the training data: its values are counted and coded, and an encoder is made of the counts."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -11,150 +11,76 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
+from clickherd.data.cells import tiles
+from clickherd.data.codes import EVERY_ROW, Mask
+from clickherd.data.columns import Arrays, CategoricalColumn, Embedded, NumberReader, NumericColumn, StreamedColumn
 from clickherd.data.config import DataConfig
-from clickherd.data.encode import Embedded, Encoder, Reading, in_parallel
-from clickherd.data.numeric import (
-    BucketCounter,
-    LogSquareBuckets,
-    MinMax,
-    NumberSummary,
-    QuantileBuckets,
-    SampleCounter,
-    Scaling,
-    Standard,
-    quantile_edges,
-)
-from clickherd.data.schema import Column, Schema, check_features, drop, note_crosses, says_nothing
+from clickherd.data.encode import Encoder, Reading
+from clickherd.data.hashing import hash_texts
+from clickherd.data.numeric import MinMax, Scaling, Standard
+from clickherd.data.recorded import RecordedRows
+from clickherd.data.schema import Column, Schema, check_features, drop, note_crosses
 from clickherd.data.source import RawChunk, Source
 from clickherd.data.split import NAMES, TRAIN, Splits, Splitter
-from clickherd.data.values import as_label_texts, as_texts, read_labels, read_numbers, read_parts
-from clickherd.data.vocabulary import HashBuckets, ValueCounter, Vocabulary
+from clickherd.data.store import TRUTH
+from clickherd.data.threads import ahead, in_parallel
+from clickherd.data.values import Floats, as_label_texts, as_texts, read_labels
+from clickherd.data.vocabulary import Ids
 from clickherd.errors import DataError
+from clickherd.threads import get_threads
 
-_TOP = 5
 _LABEL_VALUES, _LISTED = 100, 10  # distinct labels that are kept, and that a message lists
-
-Mask = npt.NDArray[np.bool_]
+_TILE_ROWS = 4096
 
 
 @dataclass(frozen=True)
 class Fitted:
-    """What the first pass found."""
+    """What the pass found."""
 
     encoder: Encoder
     rows: dict[str, int]  # split → rows of the training source
     facts: dict[str, dict[str, Any]]  # column → what the profile says of it
+    streamed: Mapping[str, StreamedColumn]  # the embedded columns as they were counted
+
+    def tables(self) -> dict[str, Ids]:
+        """The local id of each code, for the columns of which codes were recorded."""
+        jobs = [partial(column.ids, self.encoder.embedded[name]) for name, column in self.streamed.items()]
+        found = zip(self.streamed, in_parallel(jobs), strict=True)
+        return {name: ids for name, ids in found if ids is not None}
 
 
-class _Numeric:
-    """Statistics of a numeric column."""
-
-    def __init__(self, column: Column, config: DataConfig) -> None:
-        self.column, self.config = column, config
-        self.summary, self.buckets, self.sample = NumberSummary(), BucketCounter(), SampleCounter()
-
-    def add(self, values: pl.Series, chunk: RawChunk, train: Mask | None, first: int) -> None:
-        """Count the training rows of one chunk; all of its rows are checked."""
-        numbers = read_numbers(values, chunk, self.config.null_values)
-        present = self.summary.add(numbers if train is None else numbers[train])
-        if self.column.encoding == "log_square":
-            self.buckets.add(present)
-        elif self.column.encoding == "quantile":
-            self.sample.add(numbers, first, train)
-
-    def finish(self) -> tuple[Embedded | Scaling, dict[str, Any], str]:
-        """The encoding, facts for the profile, and why the column is of no use, if so."""
-        s = self.summary
-        rows = s.count + s.missing
-        useless = says_nothing(s.count, 1 if s.low == s.high else 2, rows)
-        facts: dict[str, Any] = {"missing": s.missing / max(rows, 1)}
-        if s.count:
-            facts |= {"min": s.low, "max": s.high, "mean": s.mean}
-        encoding: Embedded | Scaling
-        if self.column.encoding == "log_square":
-            counts = self.buckets.finish()
-            kept = [bucket for bucket, count in counts if count >= self.config.min_count]
-            encoding = LogSquareBuckets(buckets=tuple(kept))
-            top = [[f"bucket {bucket}", count] for bucket, count in counts[:_TOP]]
-            facts |= {"distinct": len(counts), "vocabulary": len(kept), "top": top}
-        elif self.column.encoding == "quantile":
-            encoding = QuantileBuckets(edges=quantile_edges(self.sample.sample(), self.config.quantile_buckets))
-            facts["vocabulary"] = len(encoding.edges) + 1
-        elif self.column.encoding == "minmax":
-            encoding = MinMax(low=s.low if s.count else 0.0, high=s.high if s.count else 0.0)
-        else:
-            encoding = Standard(mean=s.mean, std=s.std)
-        return encoding, facts, useless
-
-
-class _Categorical:
-    """Counts of a categorical or multi-valued column."""
-
-    def __init__(self, column: Column, config: DataConfig) -> None:
-        self.column, self.config = column, config
-        self.counter = ValueCounter(config.null_values)
-        self.rows = self.empty_rows = 0
-        self.separated: bool | None = None  # whether any text held the separator
-        self.hashed = column.name in config.hash_buckets
-
-    def add(self, values: pl.Series, chunk: RawChunk, train: Mask | None, first: int) -> None:
-        """Count the training rows of one chunk."""
-        del chunk, first
-        if train is not None:
-            values = values.filter(pl.Series(train))
-        self.rows += len(values)
-        if self.column.role == "multi":
-            if values.dtype == pl.String and not self.separated:
-                self.separated = bool(values.str.contains(self.config.multi_separator, literal=True).any())
-            values, sizes = read_parts(values, self.config.multi_separator, self.config.null_values)
-            self.empty_rows += int(np.count_nonzero(sizes == 0))
-        elif self.hashed:  # nothing is counted: that the values are too many is why they are hashed
-            self.empty_rows += int((values.is_null() | as_texts(values).is_in(self.config.null_values)).sum())
-        if not self.hashed:
-            self.counter.add(values)
-
-    def finish(self) -> tuple[Embedded, dict[str, Any], str]:
-        """The encoding, facts for the profile, and why the column is of no use, if so."""
-        name, config = self.column.name, self.config
-        if self.hashed:
-            buckets = config.hash_buckets[name]
-            facts: dict[str, Any] = {"missing": self.empty_rows / max(self.rows, 1), "vocabulary": buckets}
-            facts["separated"] = self.separated
-            return HashBuckets(buckets=buckets, null_values=config.null_values), facts, ""
-        table, num_missing = self.counter.finish()
-        missing = self.empty_rows if self.column.role == "multi" else num_missing
-        kept = table.filter(pl.col("count") >= config.min_count)["value"]
-        present = self.rows - missing
-        same = table.height == 1 and int(table["count"][0]) == present
-        facts = {
-            "missing": missing / max(self.rows, 1),
-            "distinct": table.height,
-            "vocabulary": len(kept),
-            "top": [list(row) for row in table.head(_TOP).iter_rows()],
-            "separated": self.separated,
-        }
-        return Vocabulary(kept, config.null_values), facts, says_nothing(present, 1 if same else 2, self.rows)
-
-
-def fit(source: Source, schema: Schema, config: DataConfig, splitter: Splitter | None) -> Fitted:
+def fit(
+    source: Source,
+    schema: Schema,
+    config: DataConfig,
+    splitter: Splitter | None,
+    record: RecordedRows | None = None,
+) -> Fitted:
     """Fit vocabularies and numeric statistics on the rows of `source` that `splitter` leaves for training.
+
+    All rows go to `record`, if it is given, to be encoded without being read again.
 
     Raises:
         DataError: a value that cannot be read, labels of one class only, or no feature left.
     """
-    counters = {
-        c.name: _Numeric(c, config) if c.role == "numeric" else _Categorical(c, config) for c in schema.features
+    streamed = {
+        c.name: NumericColumn(c, config) if c.role == "numeric" else CategoricalColumn(c, config)
+        for c in schema.features
     }
-    labels = LabelTally(schema.label, config)
+    targets = _Targets(source, schema, config)
     rows = np.zeros(len(NAMES), np.int64)
-    for chunk, first, splits in split_chunks(source, [*counters, schema.label], splitter):
-        train = None if splits is None else splits == TRAIN
-        rows += np.bincount(np.zeros(chunk.frame.height, np.uint8) if splits is None else splits, minlength=len(NAMES))
-        labels.add(chunk, train)
-        jobs = [partial(counter.add, chunk.frame[name], chunk, train, first) for name, counter in counters.items()]
-        in_parallel(jobs)
-    labels.check(source.name)
-    finished = dict(zip(counters, in_parallel([counter.finish for counter in counters.values()]), strict=True))
+    wanted = list(dict.fromkeys([*streamed, schema.label, *targets.columns]))
+    readers = {name: column for name, column in streamed.items() if column.takes_cells} | targets.readers
+    for chunk, first, splits in ahead(split_chunks(source, wanted, splitter, cells=readers)):
+        train = EVERY_ROW if splits is None else splits == TRAIN
+        rows += np.bincount(np.zeros(chunk.height, np.uint8) if splits is None else splits, minlength=len(NAMES))
+        _read_cells(readers, chunk, train)
+        found = targets.add(chunk, train)
+        recorded = _add(streamed, chunk, train, first)
+        if record is not None:
+            record.append(recorded, found, splits)
+    targets.labels.check(source.name)
+    finished = dict(zip(streamed, in_parallel([column.finish for column in streamed.values()]), strict=True))
     columns: list[Column] = []
     facts: dict[str, dict[str, Any]] = {}
     embedded: dict[str, Embedded] = {}
@@ -177,22 +103,75 @@ def fit(source: Source, schema: Schema, config: DataConfig, splitter: Splitter |
         null_values=config.null_values,
         multi_separator=config.multi_separator,
         positive=config.positive,
-        label_values=labels.values(),
+        label_values=targets.labels.values(),
     )
     encoder = Encoder(schema, reading, embedded, scaled)
-    return Fitted(encoder, {name: int(n) for name, n in zip(NAMES, rows, strict=True) if n}, facts)
+    counted = {name: int(n) for name, n in zip(NAMES, rows, strict=True) if n}
+    return Fitted(encoder, counted, facts, {name: streamed[name] for name in embedded})
+
+
+def _add(streamed: Mapping[str, StreamedColumn], chunk: RawChunk, train: Mask, first: int) -> dict[str, Arrays]:
+    """Let every column take in the chunk; returns what is to be recorded."""
+    jobs = [partial(column.add, chunk, train, first) for column in streamed.values()]
+    return dict(zip(streamed, in_parallel(jobs), strict=True))
+
+
+def _read_cells(readers: Mapping[str, StreamedColumn | NumberReader], chunk: RawChunk, train: Mask) -> None:
+    """Let columns take in their cells, a tile of rows at a time: its text is then near for all of them."""
+    names = [name for name in readers if name in chunk.cells]
+    for name in names:
+        readers[name].begin(chunk.height)
+
+    def read(some: Sequence[str]) -> None:
+        for number, start, stop, first in tiles(chunk.cells[some[0]].spans, _TILE_ROWS):
+            marked = train[first : first + stop - start]
+            for name in some:
+                readers[name].read(chunk.cells[name].spans[number].part(start, stop), marked, first)
+
+    threads = get_threads()
+    in_parallel([partial(read, names[i::threads]) for i in range(threads) if names[i::threads]])
+
+
+class _Targets:
+    """What rows carry beside features: labels, groups, and known click probabilities as far as there are any."""
+
+    def __init__(self, source: Source, schema: Schema, config: DataConfig) -> None:
+        self.labels, self._config = LabelTally(schema.label, config), config
+        self._group = schema.group if schema.group in source.columns else None
+        self._has_truth = TRUTH in source.columns
+        self.columns = [*filter(None, [self._group]), *([TRUTH] if self._has_truth else [])]
+        self.readers = {TRUTH: NumberReader(config, fitted=True)} if self._has_truth else {}
+        if config.positive is None:
+            self.readers[schema.label] = NumberReader(config)
+
+    def add(self, chunk: RawChunk, train: Mask) -> Arrays:
+        """Check the chunk's labels; returns labels, groups and probabilities."""
+        label = self.labels.label
+        numbers = self.readers[label].labels(label, chunk) if label in self.readers else None
+        labels = self.labels.add(chunk, train, numbers)
+        groups, truth = np.empty(0, np.uint64), np.empty(0, np.float32)
+        if self._group is not None:
+            groups = hash_texts(as_texts(chunk.column(self._group)))
+        if self._has_truth:
+            truth = self.readers[TRUTH].numbers(TRUTH, chunk).astype(np.float32)
+        return labels, groups, truth
 
 
 def split_chunks(
-    source: Source, columns: list[str], splitter: Splitter | None, rows: int = 262_144
+    source: Source,
+    columns: list[str],
+    splitter: Splitter | None,
+    rows: int = 262_144,
+    cells: Collection[str] = (),
 ) -> Iterator[tuple[RawChunk, int, Splits | None]]:
     """Chunks with the number of their first row and each row's split (None: all train)."""
     first = 0
-    if splitter is not None and splitter.column is not None and splitter.column not in columns:
-        columns = [*columns, splitter.column]
-    for chunk in source.chunks(columns, rows):
+    if splitter is not None and splitter.column is not None:
+        columns = columns if splitter.column in columns else [*columns, splitter.column]
+        cells = [name for name in cells if name != splitter.column]
+    for chunk in source.chunks(columns, rows, cells):
         yield chunk, first, splitter.assign(chunk, first) if splitter is not None else None
-        first += chunk.frame.height
+        first += chunk.height
 
 
 class LabelValues:
@@ -244,17 +223,23 @@ class LabelTally:
         self._classes: set[float] = set()
         self._values = LabelValues()
 
-    def add(self, chunk: RawChunk, train: Mask | None = None) -> None:
-        """Take in one chunk; only the training rows' classes count.
+    def add(self, chunk: RawChunk, train: Mask = EVERY_ROW, numbers: Floats | None = None) -> npt.NDArray[np.float32]:
+        """Take in one chunk and return its labels as 0 and 1, shape (N,); only the training rows' classes count.
+
+        `numbers` are the labels, if they are known to be 0 and 1 already.
 
         Raises:
             DataError: a missing or unreadable label, or a third value beside the positive and the negative one.
         """
-        values = chunk.frame[self.label]
-        clicks = read_labels(values, chunk, self.config.positive, self.config.null_values)
-        self._classes |= set(np.unique(clicks if train is None else clicks[train]).tolist())
-        if self.config.positive is not None:
-            self._values.add(values, chunk)
+        if numbers is not None:
+            clicks = numbers.astype(np.float32)
+        else:
+            values = chunk.column(self.label)
+            clicks = read_labels(values, chunk, self.config.positive, self.config.null_values)
+            if self.config.positive is not None:
+                self._values.add(values, chunk)
+        self._classes |= set(np.unique(clicks[train] if len(train) else clicks).tolist())
+        return clicks
 
     def values(self) -> tuple[str, ...]:
         """The labels found, most frequent first."""

@@ -12,10 +12,11 @@ from __future__ import annotations
 
 from typing import Any
 
-import numba
 import numpy as np
 import numpy.typing as npt
 import polars as pl
+
+from clickherd.data.machine_words import jit
 
 _MINUS, _DOT, _ZERO, _NINE = 45, 46, 48, 57
 _FNV_OFFSET, _FNV_PRIME = np.uint64(0xCBF29CE484222325), np.uint64(0x100000001B3)
@@ -25,10 +26,8 @@ _HIGH, _LOW = np.uint64(0xFFFFFFFF00000000), np.uint64(0x00000000FFFFFFFF)
 Bytes = npt.NDArray[np.uint8]
 Offsets = npt.NDArray[np.int64]
 
-_jit = numba.njit(cache=True, nogil=True)
 
-
-@_jit
+@jit
 def _canonical_end(data: Bytes, start: int, end: int) -> int:
     """Where the text ends once `.0` behind a whole number is left off."""
     if end - start < 3 or data[end - 1] != _ZERO or data[end - 2] != _DOT:
@@ -44,7 +43,7 @@ def _canonical_end(data: Bytes, start: int, end: int) -> int:
     return last
 
 
-@_jit
+@jit
 def _hash(data: Bytes, start: int, end: int) -> Any:
     value = _FNV_OFFSET
     for i in range(start, end):
@@ -54,14 +53,14 @@ def _hash(data: Bytes, start: int, end: int) -> Any:
     return value ^ (value >> _SHIFT)
 
 
-@_jit
+@jit
 def _hash_all(data: Bytes, offsets: Offsets, out: npt.NDArray[np.uint64]) -> None:
     for row in range(len(out)):
         start = offsets[row]
         out[row] = _hash(data, start, _canonical_end(data, start, offsets[row + 1]))
 
 
-@_jit
+@jit
 def _same(data: Bytes, start: int, end: int, keys: Bytes, key_start: int, key_end: int) -> bool:
     if end - start != key_end - key_start:
         return False
@@ -71,7 +70,7 @@ def _same(data: Bytes, start: int, end: int, keys: Bytes, key_start: int, key_en
     return True
 
 
-@_jit
+@jit
 def _build(keys: Bytes, offsets: Offsets, slots: npt.NDArray[np.uint64]) -> None:
     """Fill an open-addressing table. A slot holds the hash's high half and, below it, the key's index + 1."""
     mask = np.uint64(len(slots) - 1)
@@ -84,7 +83,7 @@ def _build(keys: Bytes, offsets: Offsets, slots: npt.NDArray[np.uint64]) -> None
         slots[slot] = (value & _HIGH) | np.uint64(index + 1)
 
 
-@_jit
+@jit
 def _find(
     data: Bytes,
     offsets: Offsets,

@@ -19,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict
 
+from clickherd.data.codes import EVERY_ROW, NULL, Codes, Mask, ValueCodes, look_up_small
 from clickherd.data.hashing import hash_rows
 from clickherd.data.store import FIRST_VALUE, MISSING, UNKNOWN
 from clickherd.data.values import Floats
@@ -27,7 +28,8 @@ Ids = npt.NDArray[np.int32]
 Integers = npt.NDArray[np.int64]
 
 _BUCKET_LIMIT = 2.0**31
-_DENSE = 1 << 20  # bucket numbers within such a range are counted and looked up in an array
+_DENSE = 1 << 20  # bucket numbers within such a range are looked up in an array
+_SMALL = 1 << 15  # whole numbers below it have their bucket looked up
 SAMPLE_SIZE = 1 << 18  # values that quantiles are taken from, at most
 
 
@@ -67,19 +69,21 @@ class LogSquareBuckets(_Transform):
     def encode(self, values: Floats) -> Ids:
         """Local ids, shape (N,); NaN is missing."""
         missing = np.isnan(values)
-        found = log_square_buckets(np.where(missing, 0.0, values))
-        if not self.buckets:
-            ids = np.full(len(values), UNKNOWN, np.int32)
-        elif self._table is not None:
-            low, table = self._table
-            ids = table[np.clip(found - low + 1, 0, len(table) - 1)]
-        else:
-            known = np.array(self.buckets)
-            order = np.argsort(known)
-            at = np.minimum(np.searchsorted(known, found, sorter=order), len(known) - 1)
-            ids = np.where(known[order[at]] == found, order[at] + FIRST_VALUE, UNKNOWN).astype(np.int32)
+        ids = self.encode_buckets(log_square_buckets(np.where(missing, 0.0, values)))
         ids[missing] = MISSING
         return ids
+
+    def encode_buckets(self, found: Integers) -> Ids:
+        """Local ids of buckets, shape (N,)."""
+        if not self.buckets:
+            return np.full(len(found), UNKNOWN, np.int32)
+        if self._table is not None:
+            low, table = self._table
+            return table[np.clip(found - low + 1, 0, len(table) - 1)]
+        known = np.array(self.buckets)
+        order = np.argsort(known)
+        at = np.minimum(np.searchsorted(known, found, sorter=order), len(known) - 1)
+        return np.where(known[order[at]] == found, order[at] + FIRST_VALUE, UNKNOWN).astype(np.int32)
 
 
 class QuantileBuckets(_Transform):
@@ -146,7 +150,9 @@ class NumberSummary:
             return present
         count, mean = len(present), float(present.mean())
         delta, total = mean - self.mean, self.count + len(present)
-        self._squares += float(((present - mean) ** 2).sum()) + delta * delta * self.count * count / total
+        squares = present - mean
+        np.square(squares, out=squares)
+        self._squares += float(squares.sum()) + delta * delta * self.count * count / total
         self.mean += delta * count / total
         self.count = total
         self.low, self.high = min(self.low, float(present.min())), max(self.high, float(present.max()))
@@ -159,29 +165,39 @@ class NumberSummary:
 
 
 class BucketCounter:
-    """How often each log-squared bucket occurs."""
+    """Codes of log-squared buckets, given as values stream by, and how often each bucket occurs (see `codes`)."""
 
     def __init__(self) -> None:
-        self._counts: dict[int, int] = {}
+        self._codes = ValueCodes()
+        self._of_small = np.full(_SMALL, -1, np.int32)  # whole number → its bucket's code, once it has occurred
 
-    def add(self, present: Floats) -> None:
-        """Count one chunk's values."""
-        if not len(present):
-            return
-        buckets = log_square_buckets(present)
-        low, high = int(buckets.min()), int(buckets.max())
-        if high - low <= _DENSE:
-            counts = np.bincount(buckets - low)
-            values = np.flatnonzero(counts)
-            counts, values = counts[values], values + low
-        else:
-            values, counts = np.unique(buckets, return_counts=True)
-        for value, count in zip(values.tolist(), counts.tolist(), strict=True):
-            self._counts[value] = self._counts.get(value, 0) + count
+    def add(self, values: Floats, train: Mask = EVERY_ROW) -> Codes:
+        """Codes of one chunk's values, NaN being missing, shape (N,); the rows that `train` marks are counted."""
+        codes, others = np.empty(len(values), np.int32), np.empty(len(values), np.int64)
+        others = others[: look_up_small(values, self._of_small, codes, others)]
+        if len(others):
+            new = values[others]
+            buckets, found = log_square_buckets(new), np.empty(len(new), np.int32)
+            nothing = np.zeros(len(new), np.bool_)
+            self._codes.add_integers(buckets, ~nothing, nothing, found)
+            codes[others] = found
+            small = (new >= 0) & (new < _SMALL) & (np.floor(new) == new)
+            self._of_small[new[small].astype(np.int64)] = found[small]
+        self._codes.count(codes, train)
+        return codes
 
     def finish(self) -> list[tuple[int, int]]:
-        """(bucket, count), most frequent first."""
-        return sorted(self._counts.items(), key=lambda item: (-item[1], item[0]))
+        """(bucket, count) of those that were counted, most frequent first."""
+        counts = self._codes.counts
+        counted = np.flatnonzero(counts[1:]) + 1
+        pairs = zip(self._codes.integers()[counted].tolist(), counts[counted].tolist(), strict=True)
+        return sorted(pairs, key=lambda item: (-item[1], item[0]))
+
+    def ids(self, encoding: LogSquareBuckets) -> Ids:
+        """The local id of each code."""
+        ids = encoding.encode_buckets(self._codes.integers())
+        ids[NULL] = MISSING
+        return ids
 
 
 class SampleCounter:

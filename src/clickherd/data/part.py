@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 import polars as pl
 
+from clickherd.data.cells import Cells
 from clickherd.errors import DataError
 
 _HIVE_NULL = "__HIVE_DEFAULT_PARTITION__"
@@ -21,6 +22,7 @@ class Piece:
     frame: pl.DataFrame
     first_row: int  # within the part, from 0
     first_line: int | None = None  # of a text file whose rows are one line each, from 1
+    cells: Mapping[str, Cells] = field(default_factory=dict)  # columns that are not in the frame
 
 
 class Part(ABC):
@@ -37,8 +39,11 @@ class Part(ABC):
         """A hash of the content that does not depend on where it lies."""
 
     @abstractmethod
-    def pieces(self, columns: Sequence[str], rows: int) -> Iterator[Piece]:
-        """All rows in order, at most `rows` at a time, with the given columns in the given order."""
+    def pieces(self, columns: Sequence[str], rows: int, cells: Collection[str] = ()) -> Iterator[Piece]:
+        """All rows in order, at most `rows` at a time, with the given columns in the given order.
+
+        Those of `cells` may come as such instead of in the frame.
+        """
 
     @abstractmethod
     def sample(self, columns: Sequence[str], rows: int) -> pl.DataFrame:
@@ -58,10 +63,14 @@ class ExtendedPart(Part):
         """The hash of the content."""
         return self._part.digest()
 
-    def pieces(self, columns: Sequence[str], rows: int) -> Iterator[Piece]:
+    def pieces(self, columns: Sequence[str], rows: int, cells: Collection[str] = ()) -> Iterator[Piece]:
         """The part's rows with the columns added."""
-        for piece in self._part.pieces(self._stored(columns), rows):
-            yield replace(piece, frame=self._add(piece.frame, columns))
+        own = self._part.dtypes
+        stored = self._stored([name for name in columns if name not in cells or name not in own])
+        alone = [name for name in columns if name in cells and name in own and name not in stored]
+        for piece in self._part.pieces([*stored, *alone], rows, alone):
+            framed = [name for name in columns if name not in piece.cells]
+            yield replace(piece, frame=self._add(piece.frame, framed))
 
     def sample(self, columns: Sequence[str], rows: int) -> pl.DataFrame:
         """The part's sample with the columns added."""

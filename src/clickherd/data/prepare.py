@@ -24,17 +24,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
-
 from clickherd.data.config import DataConfig
 from clickherd.data.encode import Encoder
-from clickherd.data.fit import Fitted, LabelTally, LabelValues, fit, no_positive, split_chunks
+from clickherd.data.fit import Fitted, LabelTally, LabelValues, fit, no_positive
 from clickherd.data.profile import SplitTally, build_profile
+from clickherd.data.recorded import RecordedRows, disk_full, store_bytes
 from clickherd.data.schema import SAMPLE_ROWS, infer_schema
 from clickherd.data.source import DataLike, Source, open_source
-from clickherd.data.split import NAMES, RandomSplit, Splitter, plan_split
+from clickherd.data.split import NAMES, RandomSplit, plan_split
 from clickherd.data.store import Batch, Layout, Store, StoreWriter
+from clickherd.data.threads import ahead
 from clickherd.data.values import as_label_texts
 from clickherd.errors import DataError
 
@@ -168,17 +167,20 @@ class _Build:
         )
 
     def run(self) -> None:
-        """Count, then encode."""
-        self.announce(f"counting the values of {len(self.schema.features)} columns in {self.source.name}")
-        fitted = fit(self.source, self.schema, self.config, self.splitter)
+        """Count and record all rows, then make ids of what was recorded."""
+        self.announce(f"reading {len(self.schema.features)} columns of {self.source.name}")
+        recorded = RecordedRows(self.folder / "recorded")
+        fitted = fit(self.source, self.schema, self.config, self.splitter, recorded)
         for other in self.given.values():
             fitted.encoder.columns_of(other.columns, other.name, labels=True)
         self._check_splits(fitted)
         for column in fitted.encoder.schema.columns:
             if column.role == "ignored" and column.note != "as set":
                 self.announce(f"ignoring {column.name}: {column.note}")
-        self._check_space(fitted)
-        tallies = self._encode(fitted.encoder)
+        self._check_space(fitted, recorded)
+        with contextlib.ExitStack() as writing:
+            tallies = self._write(fitted, recorded, writing)
+        fitted.encoder.unseen.clear()
         fitted.encoder.save(self.folder / "encoder")
         profile = build_profile(fitted, tallies)
         (self.folder / "profile.json").write_text(json.dumps(profile, indent=1), encoding="utf-8")
@@ -197,38 +199,33 @@ class _Build:
                     mend=f"Give more rows, a file with --{name}, or another data.{name}_fraction (now {fraction}).",
                 )
 
-    def _check_space(self, fitted: Fitted) -> None:
-        """Say beforehand that the disk is too small (multi-valued fields are taken for one value a row)."""
-        row_bytes = 4 * (len(fitted.encoder.schema.features) + 2) + 8
-        needed = sum(fitted.rows.values()) * row_bytes
-        if needed > shutil.disk_usage(self.folder).free:
+    def _check_space(self, fitted: Fitted, recorded: RecordedRows) -> None:
+        """Say beforehand that the disk is too small; what was recorded makes place as it is encoded."""
+        needed = store_bytes(len(fitted.encoder.schema.features), sum(fitted.rows.values()))
+        if needed - recorded.num_bytes > shutil.disk_usage(self.folder).free:
             raise disk_full(self.folder.parent, needed)
 
-    def _encode(self, encoder: Encoder) -> dict[str, SplitTally]:
-        """The second pass; returns what each split's rows were like."""
-        with contextlib.ExitStack() as writing:
-            tallies = self._write(encoder, writing)
-        encoder.unseen.clear()
-        return tallies
-
-    def _write(self, encoder: Encoder, writing: contextlib.ExitStack) -> dict[str, SplitTally]:
+    def _write(self, fitted: Fitted, recorded: RecordedRows, writing: contextlib.ExitStack) -> dict[str, SplitTally]:
+        """Write the stores; returns what each split's rows were like."""
+        encoder = fitted.encoder
         writers: dict[str, StoreWriter] = {}
         tallies = {name: SplitTally(encoder.layout) for name in NAMES}
-        splitters: dict[str, Splitter | None] = {"train": self.splitter, **dict.fromkeys(self.given)}
-        for given_name, source in {"train": self.source, **self.given}.items():
+
+        def write(name: str, batch: Batch) -> None:
+            if name not in writers:
+                writers[name] = writing.enter_context(_writer(self.folder / name, encoder.layout, batch))
+            writers[name].append(batch)
+            tallies[name].add(batch)
+
+        self.announce(f"encoding {self.source.name}")
+        for batches in ahead(recorded.batches(encoder, fitted.tables())):
+            for name, batch in batches:
+                write(name, batch)
+        for name, source in self.given.items():
             self.announce(f"encoding {source.name}")
-            for batch, splits in encode_splits(encoder, source, splitters[given_name], strict=True):
-                for index, name in enumerate(NAMES):
-                    part = batch if name == given_name else None
-                    if splits is not None:
-                        part = _select(batch, splits == index)
-                    if part is None or not len(part):
-                        continue
-                    if name not in writers:
-                        writers[name] = writing.enter_context(_writer(self.folder / name, encoder.layout, part))
-                    writers[name].append(part)
-                    tallies[name].add(part)
-            if given_name not in writers:
+            for batch in encode_labelled(encoder, source, strict=True):
+                write(name, batch)
+            if name not in writers:
                 raise DataError("there are no rows", file=source.name, mend="Check the file.")
         return {name: tallies[name] for name in NAMES if name in writers}
 
@@ -237,23 +234,8 @@ def _writer(path: Path, layout: Layout, first: Batch) -> StoreWriter:
     return StoreWriter(path, layout, has_groups=len(first.groups) > 0, has_truth=len(first.truth) > 0)
 
 
-def _select(batch: Batch, rows: npt.NDArray[np.bool_]) -> Batch:
-    """The rows that are marked."""
-    bags = []
-    for values, offsets in batch.bags:
-        sizes = np.diff(offsets)
-        kept = np.zeros(int(rows.sum()) + 1, np.int64)
-        np.cumsum(sizes[rows], out=kept[1:])
-        bags.append((values[np.repeat(rows, sizes)], kept))
-    groups = batch.groups[rows] if len(batch.groups) else batch.groups
-    truth = batch.truth[rows] if len(batch.truth) else batch.truth
-    return Batch(batch.ids[rows], tuple(bags), batch.numeric[rows], batch.labels[rows], groups, truth)
-
-
-def encode_splits(
-    encoder: Encoder, source: Source, splitter: Splitter | None, *, strict: bool, rows: int = CHUNK_ROWS
-) -> Iterator[tuple[Batch, npt.NDArray[np.uint8] | None]]:
-    """Labelled batches with each row's split.
+def encode_labelled(encoder: Encoder, source: Source, *, strict: bool, rows: int = CHUNK_ROWS) -> Iterator[Batch]:
+    """Labelled batches.
 
     `strict`: the positive label has to occur, and one other beside it at most. Otherwise its absence is accepted as
     long as all labels are known.
@@ -264,7 +246,7 @@ def encode_splits(
     columns = encoder.columns_of(source.columns, source.name, labels=True)
     positive, known = encoder.reading.positive, set(encoder.reading.label_values)
     clicked, found, values = False, set[str](), LabelValues()
-    for chunk, _, splits in split_chunks(source, columns, splitter, rows):
+    for chunk in source.chunks(columns, rows):
         batch = encoder.transform(chunk, labels=True)
         if positive is not None:
             labels = chunk.frame[encoder.schema.label]
@@ -273,7 +255,7 @@ def encode_splits(
             if not clicked:
                 clicked = bool(batch.labels.any())
                 found |= set(as_label_texts(labels).unique().head(100))
-        yield batch, splits
+        yield batch
     if positive is not None and found and not clicked and (strict or not found <= known):
         raise no_positive(positive, tuple(sorted(found)), source.name, encoder.schema.label, encoder.label_mend())
 
@@ -285,7 +267,7 @@ def encode_stream(encoder: Encoder, source: Source, *, labels: bool, rows: int =
         DataError: a missing column, or a value that cannot be read, with file, column and row.
     """
     if labels:
-        yield from (batch for batch, _ in encode_splits(encoder, source, None, strict=False, rows=rows))
+        yield from encode_labelled(encoder, source, strict=False, rows=rows)
         return
     for chunk in source.chunks(encoder.columns_of(source.columns, source.name, labels=False), rows):
         yield encoder.transform(chunk, labels=False)
@@ -358,19 +340,4 @@ def _publish(partial: Path, folder: Path) -> None:
             raise
 
 
-def disk_full(cache: Path, needed: int | None) -> DataError:
-    """The error for a full disk: how much space there is, where, and how much it takes."""
-    free = shutil.disk_usage(cache).free
-    takes = f"; the encoded rows take about {_mib(needed)}" if needed is not None else ""
-    return DataError(
-        f"the disk is full: {_mib(free)} free{takes}",
-        file=cache,
-        mend="Make space there, or set CLICKHERD_CACHE to a folder on a larger disk.",
-    )
-
-
-def _mib(size: int) -> str:
-    return f"{size / 2**20:,.0f} MiB"
-
-
-__all__ = ["Prepared", "encode_splits", "encode_stream", "encode_to_store", "prepare", "single_parts"]
+__all__ = ["Prepared", "encode_labelled", "encode_stream", "encode_to_store", "prepare", "single_parts"]

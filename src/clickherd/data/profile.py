@@ -13,7 +13,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import numpy.typing as npt
 
+from clickherd.data.machine_words import jit
 from clickherd.data.store import UNKNOWN, Batch, Layout
 
 if TYPE_CHECKING:
@@ -36,7 +38,7 @@ class SplitTally:
         single = self.layout.num_single
         offsets = np.array([field.offset for field in self.layout.fields], np.int32)
         self.values[:single] += len(batch)
-        self.unknown[:single] += np.count_nonzero(batch.ids == offsets[:single] + UNKNOWN, axis=0)
+        _count_equal(batch.ids, offsets[:single] + UNKNOWN, self.unknown)
         for position, (values, _) in enumerate(batch.bags, start=single):
             self.values[position] += len(values)
             self.unknown[position] += np.count_nonzero(values == offsets[position] + UNKNOWN)
@@ -46,6 +48,13 @@ class SplitTally:
         shares = self.unknown / np.maximum(self.values, 1)
         found = zip(self.layout.fields, self.unknown, shares, strict=True)
         return {field.name: (int(number), float(share)) for field, number, share in found}
+
+
+@jit
+def _count_equal(ids: npt.NDArray[np.int32], unknown: npt.NDArray[np.int32], counts: npt.NDArray[np.int64]) -> None:
+    for row in range(len(ids)):
+        for column in range(len(unknown)):
+            counts[column] += ids[row, column] == unknown[column]
 
 
 def build_profile(fitted: Fitted, tallies: dict[str, SplitTally]) -> dict[str, Any]:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeAlias
 
 import polars as pl
 
+from clickherd.data.cells import Cells
 from clickherd.data.columnar import ArrowPart, ParquetPart
 from clickherd.data.config import DataConfig
 from clickherd.data.cross import CrossedPart
@@ -33,6 +34,16 @@ class RawChunk:
     file: str  # as the user would recognise it; "<DataFrame>" for a frame
     first_row: int  # index within the file of the chunk's first data row, from 0
     first_line: int | None = None  # line of that row; None when rows and lines do not run in step
+    cells: Mapping[str, Cells] = field(default_factory=dict)  # text columns that are not in the frame
+
+    @property
+    def height(self) -> int:
+        """Rows."""
+        return len(next(iter(self.cells.values()))) if self.cells else self.frame.height
+
+    def column(self, name: str) -> pl.Series:
+        """A column's values."""
+        return self.cells[name].series() if name in self.cells else self.frame[name]
 
     def place(self, index: int) -> dict[str, Any]:
         """Where the chunk's row `index` (from 0) stands, as keyword arguments for UserError."""
@@ -58,23 +69,28 @@ class Source:
         self.is_text = is_text
 
     def fingerprint(self) -> str:
-        """A sha256 of the content that does not depend on where local files lie.
+        """A sha256 of the content that does not depend on where local files lie. Rows are not looked at.
 
         Raises:
-            DataError: a text file with a broken line; it is read in full, once.
+            DataError: a file that cannot be read.
         """
         return hashlib.sha256("\n".join(part.digest() for part in self._parts).encode()).hexdigest()
 
-    def chunks(self, columns: Sequence[str] | None = None, rows: int = 262_144) -> Iterator[RawChunk]:
+    def chunks(
+        self, columns: Sequence[str] | None = None, rows: int = 262_144, cells: Collection[str] = ()
+    ) -> Iterator[RawChunk]:
         """All rows in order, at most `rows` at a time, with the given columns in the given order.
+
+        Those of `cells` may come as such where the rows are text.
 
         Raises:
             DataError: a column that is unknown or of a type that cannot be used; a broken line, when it is reached.
         """
         wanted = self._wanted(columns)
         for part in self._parts:
-            for piece in part.pieces(wanted, rows):
-                yield RawChunk(self._cast(piece.frame, wanted), part.name, piece.first_row, piece.first_line)
+            for piece in part.pieces(wanted, rows, cells):
+                frame = self._cast(piece.frame, piece.frame.columns)
+                yield RawChunk(frame, part.name, piece.first_row, piece.first_line, piece.cells)
 
     def head(self, rows: int = 50_000) -> pl.DataFrame:
         """At most `rows` rows, spread over the files and, where cheap, within them."""

@@ -35,7 +35,7 @@ class RandomSplit:
 
     def assign(self, chunk: RawChunk, first: int) -> Splits:
         """TRAIN, VALID or TEST for each row, shape (N,). `first` is the number of the chunk's first row, from 0."""
-        uniform = (hash_rows(first, chunk.frame.height, self.seed) >> np.uint64(11)).astype(np.float64) * 2.0**-53
+        uniform = (hash_rows(first, chunk.height, self.seed) >> np.uint64(11)).astype(np.float64) * 2.0**-53
         test, valid = uniform < self.test_fraction, uniform < self.test_fraction + self.valid_fraction
         return np.where(test, TEST, np.where(valid, VALID, TRAIN)).astype(np.uint8)
 

@@ -7,20 +7,22 @@ from __future__ import annotations
 
 import codecs
 import csv
-import hashlib
 import io
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import PurePosixPath
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
+import numpy as np
 import polars as pl
 import pyarrow as pa
 
+from clickherd.data.cells import Cells, CellSpan
 from clickherd.data.config import DataConfig
 from clickherd.data.locate import DataFile, reading
 from clickherd.data.part import Part, Piece, check_names
-from clickherd.data.scan import BLOCK_BYTES, SPAN_BYTES, Scanner, Span, check_utf8, utf8_decoder
+from clickherd.data.scan import BLOCK_BYTES, SPAN_BYTES, Read, Scanner, Span, check_utf8, utf8_decoder
 from clickherd.errors import DataError
 
 CRITEO_COLUMNS = ("label", *(f"I{i}" for i in range(1, 14)), *(f"C{i}" for i in range(1, 27)))
@@ -80,12 +82,11 @@ class TextPart(Part):
             )
 
     def _sample(self) -> str:
-        with reading(self.name):
-            head = b""
-            for block in self._blocks(_SAMPLE_BYTES):
-                head += block
-                if len(head) >= _SAMPLE_BYTES:
-                    break
+        head = b""
+        with self._reader() as read:
+            block = np.empty(_SAMPLE_BYTES, np.uint8)
+            while len(head) < _SAMPLE_BYTES and (count := read(block)):
+                head += block[:count].tobytes()
         for magic, kind in _OTHER_MAGIC.items():
             if head.startswith(magic):
                 raise DataError(
@@ -112,66 +113,87 @@ class TextPart(Part):
                 )
         return check_utf8(utf8_decoder(), head, 1, self.name)
 
-    def _blocks(self, size: int, read: Callable[[bytes], None] | None = None) -> Iterator[bytes]:
-        """The decompressed bytes, `size` at a time; `read` is shown every raw byte on the way."""
+    @contextmanager
+    def _reader(self) -> Iterator[Read]:
+        """Reads the decompressed bytes."""
         with reading(self.name), self._file.open() as raw:
-            source = _Tap(raw, read)
-            first = source.peek()
-            compression = next((kind for magic, kind in _MAGIC.items() if first.startswith(magic)), None)
+            source = _Ahead(raw)
+            compression = next((kind for magic, kind in _MAGIC.items() if source.first.startswith(magic)), None)
             suffix = self._file.path.lower().rpartition(".")[2]
-            if compression is None and suffix in ("gz", "zst") and first:
+            if compression is None and suffix in ("gz", "zst") and source.first:
                 raise DataError(
                     f"the file is not compressed, though its name ends in .{suffix}",
                     file=self.name,
                     mend="Compress it, or drop the suffix.",
                 )
             if compression:
-                stream = pa.CompressedInputStream(pa.PythonFile(source, mode="r"), compression)
-                yield from iter(lambda: stream.read(size), b"")
+                yield pa.CompressedInputStream(pa.PythonFile(source, mode="r"), compression).readinto
             else:
-                yield from iter(lambda: source.read(size), b"")
+                yield source.readinto
 
     def _spans(self, rows: int) -> Iterator[Span]:
-        """All records, checked. Reading to the end also yields the file's digest."""
+        """All records, checked."""
         scanner = Scanner(self.name, self._separator, len(self.dtypes))
-        sha256 = hashlib.sha256() if self._file.known_digest() is None else None
-        blocks = self._blocks(min(BLOCK_BYTES, rows * 1000 + 8000), sha256.update if sha256 else None)
-        yield from scanner.spans(blocks, rows, header=self.has_header)
-        if sha256:
-            self._file.remember(sha256.hexdigest())
+        with self._reader() as read:
+            yield from scanner.spans(read, min(BLOCK_BYTES, rows * 1000 + 8000), rows, header=self.has_header)
 
     def digest(self) -> str:
-        """The sha256 of the file's bytes; on the way to it every record is checked."""
-        if self._file.known_digest() is None:
-            for _ in self._spans(_SPAN_ROWS):
-                pass
-        known = self._file.known_digest()
-        assert known is not None
-        return known
+        """The sha256 of the file's bytes, or the remote store's checksum."""
+        return self._file.digest()
 
-    def pieces(self, columns: Sequence[str], rows: int) -> Iterator[Piece]:
+    def pieces(self, columns: Sequence[str], rows: int, cells: Collection[str] = ()) -> Iterator[Piece]:
         """The rows as text columns. A piece also ends at some 128 MiB of text, however few its rows are."""
-        frames: list[pl.DataFrame] = []
+        spans: list[Span | pl.DataFrame] = []
         height = size = first_row = 0
         first_line: int | None = None
         span_rows = min(rows, _SPAN_ROWS)
         for span in self._spans(span_rows):
-            if not frames:
+            if not spans:
                 first_row, first_line = span.first_row, span.first_line
             if not span.one_line_each:
                 first_line = None
-            frames.append(self._parse(span, columns))
+            as_cells = cells and span.bounds is not None
+            spans.append(span if as_cells else self._frame(span, columns))
             height += span.num_rows
             size += len(span.text)
             if height + span_rows > rows or size + SPAN_BYTES > _PIECE_BYTES:
-                yield Piece(pl.concat(frames), first_row, first_line)
-                frames, height, size = [], 0, 0
-        if frames:
-            yield Piece(pl.concat(frames), first_row, first_line)
+                yield self._piece(spans, columns, cells, first_row, first_line)
+                spans, height, size = [], 0, 0
+        if spans:
+            yield self._piece(spans, columns, cells, first_row, first_line)
+
+    def _piece(
+        self,
+        spans: list[Span | pl.DataFrame],
+        columns: Sequence[str],
+        cells: Collection[str],
+        first_row: int,
+        first_line: int | None,
+    ) -> Piece:
+        plain = [span for span in spans if isinstance(span, Span)]
+        if len(plain) < len(spans):
+            frames = [self._frame(span, columns) if isinstance(span, Span) else span for span in spans]
+            return Piece(pl.concat(frames), first_row, first_line)
+        found = {name: self._cells(plain, name) for name in columns}
+        frame = pl.DataFrame([found[name].series() for name in columns if name not in cells])
+        return Piece(frame, first_row, first_line, {name: found[name] for name in columns if name in cells})
+
+    def _cells(self, spans: Sequence[Span], name: str) -> Cells:
+        index = list(self.dtypes).index(name)
+        cut = [
+            CellSpan(span.text, span.bounds[index], span.bounds[index + 1]) for span in spans if span.bounds is not None
+        ]
+        return Cells(name, tuple(cut), tuple(self._null_values))
+
+    def _frame(self, span: Span, columns: Sequence[str]) -> pl.DataFrame:
+        if span.bounds is not None:
+            return pl.DataFrame([self._cells([span], name).series() for name in columns])
+        return self._parse(span, columns)
 
     def _parse(self, span: Span, columns: Sequence[str]) -> pl.DataFrame:
+        """The frame of a span that may hold quotes."""
         lazy = pl.scan_csv(
-            io.BytesIO(span.text),
+            io.BytesIO(span.text.data),
             has_header=False,
             schema=self.dtypes,
             separator=self._separator,
@@ -193,27 +215,30 @@ class TextPart(Part):
         return next(self.pieces(columns, rows)).frame
 
 
-class _Tap(io.RawIOBase):
-    """A stream of raw bytes that shows each of them to `seen` once."""
+class _Ahead(io.RawIOBase):
+    """A stream of raw bytes of which the first few are known beforehand."""
 
-    def __init__(self, raw: BinaryIO, seen: Callable[[bytes], None] | None) -> None:
-        self._raw, self._seen, self._ahead = raw, seen, b""
-
-    def peek(self) -> bytes:
-        """The first bytes, without taking them."""
-        self._ahead = self._raw.read(8)
-        return self._ahead
+    def __init__(self, raw: BinaryIO) -> None:
+        self._raw = raw
+        self.first = self._ahead = raw.read(8)
 
     def readable(self) -> bool:
         return True
 
     def read(self, size: int = -1) -> bytes:
-        data = self._raw.read(size)
         if self._ahead:
-            data, self._ahead = self._ahead + data, b""
-        if self._seen:
-            self._seen(data)
-        return data
+            data = self._ahead if size < 0 else self._ahead[:size]
+            self._ahead = self._ahead[len(data) :]
+            return data + self._raw.read() if size < 0 else data
+        return self._raw.read(size)
+
+    def readinto(self, buffer: Any) -> int:
+        view = memoryview(buffer)
+        if not self._ahead and isinstance(self._raw, io.FileIO):
+            return self._raw.readinto(view)
+        data = self.read(len(view))
+        view[: len(data)] = data
+        return len(data)
 
 
 def _records(sample: str, separator: str, name: str) -> list[list[str]]:

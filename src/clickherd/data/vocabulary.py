@@ -6,6 +6,7 @@ then by their text, so that the same rows give the same ids on every machine.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import cached_property
 from typing import Any, Literal
 
@@ -19,8 +20,6 @@ from clickherd.data.store import FIRST_VALUE, MISSING, UNKNOWN
 from clickherd.data.values import WHOLE_FLOAT, as_texts
 
 Ids = npt.NDArray[np.int32]
-
-_COMPACT_AT = 500_000  # values that may wait before they are added up
 
 
 class Vocabulary:
@@ -84,45 +83,24 @@ def _is_missing(values: pl.Series) -> npt.NDArray[np.bool_]:
     return missing.to_numpy()
 
 
-class ValueCounter:
-    """How often each value of a column occurs, over many chunks.
+def count_values(
+    values: pl.Series, counts: npt.NDArray[np.int64], null_values: Sequence[str]
+) -> tuple[pl.DataFrame, int]:
+    """The vocabulary's table of (value, count) in its order, and the number of missing values.
 
-    Memory follows the number of distinct values: what came in since is added up whenever it outgrows the sums.
+    Args:
+        values: raw values (N,) of any type, null where missing; different spellings of one value may stand apart.
+        counts: how often each of them occurs (N,); those with 0 are left out.
     """
-
-    def __init__(self, null_values: tuple[str, ...]) -> None:
-        self.null_values = null_values
-        self._sums: pl.DataFrame | None = None
-        self._waiting: list[pl.DataFrame] = []
-        self._waiting_rows = 0
-
-    def add(self, values: pl.Series) -> None:
-        """Count raw values of one chunk."""
-        counts = values.alias("value").value_counts(name="count")
-        texts = pl.Series("value", as_texts(counts["value"]).to_arrow(compat_level=pl.CompatLevel.oldest()))
-        # through Arrow: a polars text may keep the whole chunk alive that it was cut from
-        self._waiting.append(pl.DataFrame([texts, counts["count"].cast(pl.Int64)]))
-        self._waiting_rows += len(texts)
-        if self._waiting_rows > max(_COMPACT_AT, self._sums.height if self._sums is not None else 0):
-            self._compact()
-
-    def _compact(self) -> pl.DataFrame:
-        parts = self._waiting if self._sums is None else [self._sums, *self._waiting]
-        empty = pl.DataFrame(schema={"value": pl.String, "count": pl.Int64})
-        sums = pl.concat([empty, *parts]).group_by("value").agg(pl.col("count").sum())
-        self._sums, self._waiting, self._waiting_rows = sums, [], 0
-        return sums
-
-    def finish(self) -> tuple[pl.DataFrame, int]:
-        """All values with their counts, in vocabulary order, and the number of missing ones."""
-        sums = self._compact()
-        missing = pl.col("value").is_null() | pl.col("value").is_in(self.null_values)
-        num_missing = int(sums.filter(missing)["count"].sum())
-        key = pl.col("value").str.replace(WHOLE_FLOAT, "$1")
-        table = (
-            sums.filter(~missing)
-            .group_by(key)
-            .agg(pl.col("count").sum())
-            .sort(["count", "value"], descending=[True, False])
-        )
-        return table, num_missing
+    raw = pl.DataFrame([as_texts(values).alias("value"), pl.Series("count", counts, pl.Int64)])
+    sums = raw.filter(pl.col("count") > 0).group_by("value").agg(pl.col("count").sum())
+    missing = pl.col("value").is_null() | pl.col("value").is_in(null_values)
+    num_missing = int(sums.filter(missing)["count"].sum())
+    key = pl.col("value").str.replace(WHOLE_FLOAT, "$1")
+    table = (
+        sums.filter(~missing)
+        .group_by(key)
+        .agg(pl.col("count").sum())
+        .sort(["count", "value"], descending=[True, False])
+    )
+    return table, num_missing

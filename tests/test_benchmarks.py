@@ -209,6 +209,26 @@ def test_the_speed_table_sets_speed_memory_and_scores_side_by_side(benchmark: An
     assert "- xgboost: gave up after 900 s" in lines
 
 
+def test_the_encoding_table_sets_cpu_seconds_side_by_side_within_a_round(benchmark: Any) -> None:
+    encoding = benchmark("encoding")
+
+    def encoded(name: str, round_: int, cpu: float) -> dict[str, Any]:
+        return {"encoder": name, "round": round_, "cpu_seconds": cpu, "seconds": cpu / 2, "peak_mib": 1500.0}
+
+    runs = [
+        encoded("clickherd", 0, 2.0),
+        encoded("pandas", 0, 8.0),
+        {"encoder": "fuxictr", "round": 0, "error": "no Ray"},
+    ]
+    runs += [encoded("clickherd", 1, 4.0), encoded("pandas", 1, 12.0)]
+    result = result_of() | {"runs": runs, "data": {"rows": 1000, "bytes": 1 << 20}}
+    lines = encoding.table(result).splitlines()
+    assert "| clickherd | 3.0 (2.0–4.0) | 1.5 (1.0–2.0) | 1,500 (1,500–1,500) | – |" in lines
+    (line,) = (line for line in lines if line.startswith("| pandas"))
+    assert line.endswith("| 10.0 (8.0–12.0) | 5.0 (4.0–6.0) | 1,500 (1,500–1,500) | 3.5 (3.0–4.0) |")
+    assert "- fuxictr: no Ray" in lines
+
+
 def test_time_to_auc_counts_to_the_first_point_at_the_target(benchmark: Any) -> None:
     time_to_auc = benchmark("time_to_auc")
 

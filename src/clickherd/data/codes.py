@@ -243,7 +243,7 @@ class ValueCodes:
         _count(codes, train, self._counts)
 
     def _add(self, text: Bytes, where: Integers, present: Mask, train: Mask, out: Codes) -> None:
-        text, where, present = (_read_only(array) for array in (text, where, present))
+        text, where, present = (read_only(array) for array in (text, where, present))
         row = 0
         while (row := self._code(_code_texts, (text, where, present), train, out, row)) < len(out):
             self._grow()
@@ -285,8 +285,8 @@ def _longer(array: Any, size: int) -> Any:
     return longer
 
 
-def _read_only(array: Any) -> Any:
-    """numba compiles anew for writable arrays."""
+def read_only(array: Any) -> Any:
+    """A view that is read-only, as arrays of polars are: numba compiles anew for writable ones."""
     view = array.view()
     view.flags.writeable = False
     return view

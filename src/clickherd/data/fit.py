@@ -75,8 +75,7 @@ def fit(
         train = EVERY_ROW if splits is None else splits == TRAIN
         rows += np.bincount(np.zeros(chunk.height, np.uint8) if splits is None else splits, minlength=len(NAMES))
         _read_cells(readers, chunk, train)
-        found = targets.add(chunk, train)
-        recorded = _add(streamed, chunk, train, first)
+        found, recorded = _add(targets, streamed, chunk, train, first)
         if record is not None:
             record.append(recorded, found, splits)
     targets.labels.check(source.name)
@@ -110,10 +109,14 @@ def fit(
     return Fitted(encoder, counted, facts, {name: streamed[name] for name in embedded})
 
 
-def _add(streamed: Mapping[str, StreamedColumn], chunk: RawChunk, train: Mask, first: int) -> dict[str, Arrays]:
-    """Let every column take in the chunk; returns what is to be recorded."""
-    jobs = [partial(column.add, chunk, train, first) for column in streamed.values()]
-    return dict(zip(streamed, in_parallel(jobs), strict=True))
+def _add(
+    targets: _Targets, streamed: Mapping[str, StreamedColumn], chunk: RawChunk, train: Mask, first: int
+) -> tuple[Arrays, dict[str, Arrays]]:
+    """Let targets and every column take in the chunk; returns what is to be recorded of both."""
+    jobs = [partial(targets.add, chunk, train)]
+    jobs += [partial(column.add, chunk, train, first) for column in streamed.values()]
+    found, *recorded = in_parallel(jobs)
+    return found, dict(zip(streamed, recorded, strict=True))
 
 
 def _read_cells(readers: Mapping[str, StreamedColumn | NumberReader], chunk: RawChunk, train: Mask) -> None:

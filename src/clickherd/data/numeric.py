@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict
 
-from clickherd.data.codes import EVERY_ROW, NULL, Codes, Mask, ValueCodes, look_up_small
+from clickherd.data.codes import EVERY_ROW, NULL, Codes, Mask, ValueCodes, look_up_small, read_only
 from clickherd.data.hashing import hash_rows
 from clickherd.data.store import FIRST_VALUE, MISSING, UNKNOWN
 from clickherd.data.values import Floats
@@ -174,7 +174,7 @@ class BucketCounter:
     def add(self, values: Floats, train: Mask = EVERY_ROW) -> Codes:
         """Codes of one chunk's values, NaN being missing, shape (N,); the rows that `train` marks are counted."""
         codes, others = np.empty(len(values), np.int32), np.empty(len(values), np.int64)
-        others = others[: look_up_small(values, self._of_small, codes, others)]
+        others = others[: look_up_small(read_only(values), self._of_small, codes, others)]
         if len(others):
             new = values[others]
             buckets, found = log_square_buckets(new), np.empty(len(new), np.int32)

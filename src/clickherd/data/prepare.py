@@ -168,7 +168,7 @@ class _Build:
 
     def run(self) -> None:
         """Count and record all rows, then make ids of what was recorded."""
-        self.announce(f"reading {len(self.schema.features)} columns of {self.source.name}")
+        self.announce(f"counting the values of {len(self.schema.features)} columns in {self.source.name}")
         recorded = RecordedRows(self.folder / "recorded")
         fitted = fit(self.source, self.schema, self.config, self.splitter, recorded)
         for other in self.given.values():

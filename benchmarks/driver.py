@@ -149,10 +149,10 @@ def answer_of(command: Iterable[object], variables: Mapping[str, str], timeout: 
         os.killpg(process.pid, signal.SIGKILL)  # its loader's worker processes too
         process.communicate()
         return {"error": f"gave up after {timeout:.0f} s"}
-    if process.returncode != 0:
+    if process.returncode != 0 or not answer:
         killed = f"ended by signal {-process.returncode}, perhaps out of memory " if process.returncode < 0 else ""
         reason = " | ".join(complaint.strip().splitlines()[-2:]).replace(str(host.REPOSITORY), ".")
-        return {"error": killed + reason}
+        return {"error": killed + (reason or "ended without a word")}
     measured: dict[str, Any] = json.loads(answer)
     return measured | {"load_average_before": load, "at": time.strftime("%H:%M:%S")}
 

@@ -156,8 +156,7 @@ def table(result: Mapping[str, Any]) -> str:
         f"threads; median (lowest–highest) of {len({run['round'] for run in runs})} rounds. {machine['cpu']}, "
         f"{machine['cores']} cores, {machine['memory_gib']} GiB; Python {machine['python']}; {machine['date']}; load "
         f"at the start {machine['load_average_at_start'][0]:.2f}.\n"
-        f"Command: `{' '.join(result['command'])}`\n\n{grid(head, lines)}"
-        + (f"\nFailed:\n\n{failed}" if failed else "")
+        f"Command: `{' '.join(result['command'])}`\n\n{grid(head, lines)}{failed}"
     )
 
 

@@ -153,7 +153,8 @@ def answer_of(command: Iterable[object], variables: Mapping[str, str], timeout: 
         killed = f"ended by signal {-process.returncode}, perhaps out of memory " if process.returncode < 0 else ""
         reason = " | ".join(complaint.strip().splitlines()[-2:]).replace(str(host.REPOSITORY), ".")
         return {"error": killed + (reason or "ended without a word")}
-    measured: dict[str, Any] = json.loads(answer)
+    # the last line: DeepCTR-Torch asks for its newest version in a thread, which may print before stdout is taken away
+    measured: dict[str, Any] = json.loads(answer.splitlines()[-1])
     return measured | {"load_average_before": load, "at": time.strftime("%H:%M:%S")}
 
 

@@ -61,13 +61,14 @@ def timed_steps(args: argparse.Namespace) -> dict[str, Any]:
         _, tally = learner.step(epoch, start, start + args.batch_size, learner.hyper)
         return float(tally[0])
 
-    for number in range(WARM_UP):
-        step(number)
-    learner.settle()
-    began = time.perf_counter()
-    touched = [step(WARM_UP + number) for number in range(args.steps)]
-    learner.settle()
-    seconds = time.perf_counter() - began
+    with learner.workers:
+        for number in range(WARM_UP):
+            step(number)
+        learner.settle()
+        began = time.perf_counter()
+        touched = [step(WARM_UP + number) for number in range(args.steps)]
+        learner.settle()
+        seconds = time.perf_counter() - began
     seconds_per_row = seconds / (args.steps * args.batch_size) + order_seconds / args.rows
     return {
         "seconds": round(seconds, 3),

@@ -63,6 +63,7 @@ def measured(args: argparse.Namespace, scratch: Path) -> Iterator[tuple[str, lis
     variables = environment(KNOWN["clickherd"], args.threads) | {"CLICKHERD_CACHE": str(scratch / "cache")}
     with_cache = variables | {"NUMBA_CACHE_DIR": str(warm)}
     train = ["train", str(log), "--label", "label", "--batch-size", str(args.batch_size), "--out", str(run)]
+    train += ["--threads", str(args.threads)]
 
     def first_loss(kernels: Path) -> float:
         shutil.rmtree(run, ignore_errors=True)

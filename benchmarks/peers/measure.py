@@ -204,7 +204,7 @@ def main(make: Callable[[Job, Fields], Peer]) -> None:
             sys.modules["torch"].set_num_threads(job.threads)
         peer = make(job, read_fields(job.data))
         figures = MEASURES[job.measure](job, peer)
-        figures |= {"peak_rss_mib": round(peak_rss_mib(), 1), "settings": peer.settings}
+        figures = {"peak_rss_mib": round(peak_rss_mib(), 1), "settings": peer.settings} | figures
         out.write(json.dumps(figures) + "\n")
 
 
@@ -275,6 +275,7 @@ def _timed_fit(job: Job, peer: Peer) -> dict[str, Any]:
     apart = peer.fit(prepared) or 0.0
     seconds, cpu_seconds = time.perf_counter() - start - apart, time.process_time() - cpu
     return {
+        "peak_rss_mib": round(peak_rss_mib(), 1),
         "rows": count,
         "seconds": round(seconds, 3),
         "seconds_apart": round(apart, 3),

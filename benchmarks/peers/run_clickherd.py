@@ -3,10 +3,10 @@
 The clock of speed.py stands still while weights and optimiser are written at the end of the run (`seconds_apart` in the
 result): most other trainers write nothing.
 
-The variant is the optimiser: `default`, what a run without settings uses; `bf16`, the same with the network's products
-in bf16; `touched`, the same without the L2 and momentum of rows that a batch does not touch; `cowclip`, the published
-recipe for Criteo, carried to the batch size by its rule; `adam`, the peers': Adam at 1e-3 over the whole table, no
-clip, no L2, no warm-up, the same rates at every batch size.
+The variant is the optimiser: `default`, what a run without settings uses where the CPU has no bf16 units; `bf16`, what
+it uses where there are some; `touched`, as the first without the L2 and momentum of rows that a batch does not touch;
+`cowclip`, the published recipe for Criteo, carried to the batch size by its rule; `adam`, the peers': Adam at 1e-3 over
+the whole table, no clip, no L2, no warm-up, the same rates at every batch size.
 """
 
 from __future__ import annotations

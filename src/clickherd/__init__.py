@@ -3,7 +3,7 @@
 import os
 from typing import TYPE_CHECKING, Any
 
-# Threads that wait by spinning steal the core that another pool (numba's, torch's, a neighbour's process) needs; on a
+# Threads that wait by spinning steal the core that others (our own loops, a neighbour's process) need; on a
 # busy machine that costs a factor of five and more. It has to be said before torch loads its OpenMP runtime.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 

@@ -24,7 +24,7 @@ from clickherd.config import Config
 from clickherd.data.store import Batch, FieldLayout, Layout, Store, StoreWriter
 from clickherd.errors import ConfigError
 from clickherd.layers.relu_mlp import linear
-from clickherd.learner import MICRO_BATCH
+from clickherd.learner import Learner
 from clickherd.network import ClickModel
 from clickherd.runtime import check_device, precision_on, seeded, use_threads
 from clickherd.train import Trainer
@@ -58,7 +58,7 @@ def bench(config: Config, *, rows: int, ids: int, batch_sizes: Sequence[int]) ->
             settings = config.model_copy(update={"train": train})
             _rows_per_second(settings, warm_up, Path(folder) / "run")
             speed = _rows_per_second(settings, store, Path(folder) / "run")
-            seconds = products_seconds(settings, layout)
+            seconds = products_seconds(_learner(settings, layout), settings)
             yield {
                 "model": config.model.name,
                 "batch_size": batch_size,
@@ -93,6 +93,12 @@ def _store(path: Path, layout: Layout, num_rows: int) -> Store:
     return Store(path)
 
 
+def _learner(config: Config, layout: Layout) -> Learner:
+    model = ClickModel(config.model, layout, init_std=config.optim.init_std)
+    assert config.train.batch_size is not None
+    return Learner(model, config, config.train.batch_size)
+
+
 def _rows_per_second(config: Config, store: Store, folder: Path) -> float:
     model = ClickModel(config.model, store.layout, init_std=config.optim.init_std)
     progress = Trainer(config, model, store, None, folder).run()
@@ -100,13 +106,18 @@ def _rows_per_second(config: Config, store: Store, folder: Path) -> float:
     return progress.rows / progress.seconds
 
 
-def products_seconds(config: Config, layout: Layout) -> float:
-    """Seconds a row of the network's matrix products, forward and backward, each by the faster of two libraries."""
-    net = config.model.build(len(layout.fields), len(layout.numeric))
-    micro_batch_size = config.train.micro_batch_size or MICRO_BATCH
-    size = min(micro_batch_size, config.train.batch_size or micro_batch_size)
+def products_seconds(learner: Learner, config: Config) -> float:
+    """Seconds a row of the network's matrix products, forward and backward, each by the faster of two libraries.
+
+    They are taken as training takes them: on micro-batches, by every worker at the same time.
+    """
+    size, shapes = min(learner.micro_batch_size, learner.batch_size), list(_products(learner.model.net))
     dtype = torch.bfloat16 if precision_on("cpu", config.train.precision) == "bf16" else torch.float32
-    return sum(_layer_seconds(*shape, size, dtype) for shape in _products(net)) / size
+    with learner.workers as workers:
+        seconds = list(
+            workers.map(lambda _: sum(_layer_seconds(*shape, size, dtype) for shape in shapes), range(workers.count))
+        )
+    return statistics.mean(seconds) / size / len(seconds)
 
 
 def _products(net: nn.Module) -> Iterator[tuple[int, int]]:

@@ -38,8 +38,8 @@ class TrainConfig(Settings):
     micro_batch_size: int | None = Field(
         None,
         ge=1,
-        description="rows that go through the model at a time; when not given, 1,024 on a CPU, to fit its cache, and "
-        "on a GPU the whole batch, or as much of it as a quarter of the free memory holds",
+        description="rows that go through the model at a time; when not given, up to 1,024 on a CPU, to fit its cache, "
+        "and on a GPU the whole batch, or as much of it as a quarter of the free memory holds",
     )
     epochs: int = Field(20, ge=1)
     mask: dict[str, Annotated[float, Field(ge=0, lt=1)]] = Field(
@@ -54,7 +54,7 @@ class TrainConfig(Settings):
         "auto",
         description="of the dense part's matrix products while training: tf32 (GPUs only) rounds their factors to 11 "
         "bits, bf16 to 8; sums and weights stay fp32; bf16 needs a CPU or GPU with units for it; auto is bf16 on a "
-        "CPU that has them, else fp32, and tf32 on a GPU",
+        "CPU that has them, fp32 on all else",
     )
     threads: int | None = Field(
         None,

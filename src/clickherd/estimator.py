@@ -30,7 +30,7 @@ from clickherd.errors import ConfigError
 from clickherd.learner import Learner
 from clickherd.masking import check_mask
 from clickherd.network import ClickModel
-from clickherd.runtime import check_device, seeded, threads_kept, use_threads
+from clickherd.runtime import check_device, precision_here, precision_on, seeded, threads_kept, use_threads
 from clickherd.train import Trainer, batch_size_for
 
 LABEL = "__label__"  # a name that no feature is likely to have
@@ -192,8 +192,10 @@ class CTRClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # sc
         run = load(folder)
         _, facts = checkpoint.load(Path(folder) / "model.safetensors")
         config = run.config
+        train: dict[str, Any] = {"precision": precision_here(config.train.device, config.train.precision)}
         if "parameters" not in facts:  # a run of the command line, with the threads of the machine that trained it
-            config = config.model_copy(update={"train": config.train.model_copy(update={"threads": None})})
+            train["threads"] = None
+        config = config.model_copy(update={"train": config.train.model_copy(update=train)})
         of_files = {"label", "positive", "roles", "valid_fraction", "test_fraction", "format", "separator", "header"}
         of_run = {  # a run of the command line, as the estimator that would learn the same from a frame
             "model": config.model.name,
@@ -238,9 +240,11 @@ class CTRClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # sc
         own["train"]["batch_size"] = self.batch_size
         config = resolve(merge(own, self.settings or {}))
         self._check_positive(config.data.positive)
-        config = config.model_copy(update={"data": config.data.model_copy(update={"positive": None})})
-        train = config.train
-        check_device(train.device, train.precision)
+        check_device(config.train.device, config.train.precision)
+        precision = precision_on(config.train.device, config.train.precision)
+        train = config.train.model_copy(update={"precision": precision})
+        data = config.data.model_copy(update={"positive": None})
+        config = config.model_copy(update={"data": data, "train": train})
         use_threads(train.threads)
         prepared = prepare(frame, config.data, seed=train.seed, cache_dir=folder / "cache")
         check_mask(train.mask, prepared.encoder)

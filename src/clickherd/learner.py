@@ -1,8 +1,9 @@
 """How one batch changes the weights, and what the next one depends on.
 
 A batch is the sum of its micro-batches: a cache-sized slice of rows goes through the network at a time, gradients add
-up to those of the whole batch, and both optimisers step once per batch. Memory does not grow with the batch. On a CPU
-several micro-batches are under way at a time; their gradients are added in order, so that a run can be repeated.
+up to those of the whole batch, and both optimisers step once per batch. But for the rows' own ids and numbers, memory
+does not grow with the batch. On a CPU several micro-batches are under way at a time; their gradients are added in
+order, so that a run can be repeated.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from clickherd.optim.adam import KerasAdam
 from clickherd.optim.cowclip import CowClip, CowClipConfig, lag_for
 from clickherd.optim.scaling import Hyperparameters, scaled
 from clickherd.runtime import precision_on
+from clickherd.threads import get_threads
 from clickherd.workers import Workers
 
 MICRO_BATCH, MIN_MICRO_BATCH = 1024, 128  # rows, on a CPU
@@ -46,7 +48,8 @@ class Learner:
         self.model = model
         self.batch_size = batch_size  # of a full batch; the hyper-parameters belong to it
         self.hyper = scaled(optim, batch_size)
-        self.micro_batch_size = config.train.micro_batch_size or micro_batch_size_for(model, batch_size)
+        threads = get_threads() if _runs_in_parallel(model) else 1
+        self.micro_batch_size = config.train.micro_batch_size or micro_batch_size_for(model, batch_size, threads)
         precision = precision_on(model.device.type, config.train.precision)
         self.bf16 = precision == "bf16"
         self.mask = Mask(config.train.mask, model.layout)
@@ -57,8 +60,7 @@ class Learner:
             CowClipConfig(optim.zeta, optim.betas, optim.epsilon, optim.regularize == "batch"),
             lag_for(model.layout.num_ids, lookups),
         )
-        micros = -(-batch_size // self.micro_batch_size)
-        self.workers = Workers(min(torch.get_num_threads(), micros) if _runs_in_parallel(model) else 1)
+        self.workers = Workers(min(threads, -(-batch_size // self.micro_batch_size)))
         self._graphed: Graphed | None = None
         if model.device.type == "cuda":
             torch.set_float32_matmul_precision("high" if precision == "tf32" else "highest")
@@ -73,15 +75,17 @@ class Learner:
         """
         self.model.net.train()
         self.dense.zero_grad()
-        size = stop - start
+        size, loss_sum = stop - start, torch.zeros((), device=self.model.device)
         bounds = micro_batches(size, self.micro_batch_size)
-        batches = (self._ready(rows.take(start + first, start + last)) for first, last in bounds)
         if self.model.device.type == "cuda":
-            loss_sum = sum(((self._graphed or self.add_gradients)(batch, size) for batch in batches), self._zero())
+            for first, last in bounds:
+                batch = self._ready(rows.take(start + first, start + last))
+                loss_sum += (self._graphed or self.add_gradients)(batch, size)
         else:
-            loss_sum, waiting = self._zero(), list(batches)
-            computed = self.workers.map(partial(self.gradients, batch_size=size), waiting)
-            for batch, gradients in zip(waiting, computed, strict=True):
+            whole = self._ready(rows.take(start, stop))
+            batches = [whole.slice(first, last) for first, last in bounds]
+            computed = self.workers.map(partial(self.gradients, batch_size=size), batches)
+            for batch, gradients in zip(batches, computed, strict=True):
                 loss_sum += self._add(batch, gradients)
         for weight, l2 in self.model.net.l2_terms():
             assert weight.grad is not None
@@ -89,11 +93,8 @@ class Learner:
         self.dense.update(hyper.learning_rate)
         return loss_sum, self.embedding.step(hyper)
 
-    def _zero(self) -> torch.Tensor:
-        return torch.zeros((), device=self.model.device)
-
     def _ready(self, batch: TensorBatch) -> TensorBatch:
-        """The micro-batch with its ids masked and their rows brought up to date."""
+        """The rows with their ids masked, once those of the table are up to date."""
         self.mask.apply(batch.ids, batch.bags)
         self.embedding.touch(batch.ids, batch.bags)
         return batch
@@ -156,10 +157,15 @@ def _runs_in_parallel(model: ClickModel) -> bool:
     return model.device.type == "cpu" and not keeps and not draws
 
 
-def micro_batch_size_for(model: ClickModel, batch_size: int) -> int:
-    """Rows at a time: what fits a CPU's cache, or by a high estimate a quarter of a GPU's free memory."""
+def micro_batch_size_for(model: ClickModel, batch_size: int, threads: int) -> int:
+    """Rows at a time: what fits a CPU's cache, or by a high estimate a quarter of a GPU's free memory.
+
+    Two threads have something to do at least, if there are so many; more for small batches would change the sums, and
+    so the weights, from machine to machine.
+    """
     if model.device.type == "cpu":
-        return MICRO_BATCH if batch_size >= 2 * MICRO_BATCH else max(MIN_MICRO_BATCH, -(-batch_size // 2))
+        shared = threads > 1 and batch_size < 2 * MICRO_BATCH
+        return max(MIN_MICRO_BATCH, -(-batch_size // 2)) if shared else MICRO_BATCH
     inputs = len(model.layout.fields) * model.config.embedding_dim + len(model.layout.numeric)
     units = sum(weight.shape[0] for weight in model.net.parameters() if weight.dim() == 2)
     bytes_per_row = 4 * 8 * (inputs + units)  # values, gradients, and what operators keep for the way back

@@ -17,6 +17,7 @@ from clickherd.errors import RunError
 from clickherd.kernels import Bags
 from clickherd.layers.embedding import EmbeddingTable
 from clickherd.models import ModelConfig
+from clickherd.threads import get_threads
 from clickherd.workers import Workers
 
 
@@ -39,6 +40,15 @@ class TensorBatch:
 
         bags = tuple((tensor(values), tensor(offsets)) for values, offsets in batch.bags)
         return cls(tensor(batch.ids), bags, tensor(batch.numeric), tensor(batch.labels))
+
+    def slice(self, start: int, stop: int) -> TensorBatch:
+        """Rows [start, stop), sharing memory. With multi-valued fields it waits for a GPU."""
+        bags = []
+        for values, offsets in self.bags:
+            begin, end = int(offsets[start]), int(offsets[stop])
+            bags.append((values[begin:end], offsets[start : stop + 1] - begin))
+        ids, numeric, labels = (column[start:stop] for column in (self.ids, self.numeric, self.labels))
+        return TensorBatch(ids, tuple(bags), numeric, labels)
 
 
 class ClickModel:
@@ -69,7 +79,7 @@ class ClickModel:
         assert self.table.is_settled
         self.net.eval()
         parts = (batch.slice(start, stop) for start, stop in micro_batches(len(batch), size))
-        threads = torch.get_num_threads() if self.device.type == "cpu" else 1
+        threads = get_threads() if self.device.type == "cpu" else 1
         with Workers(min(threads, -(-len(batch) // size))) as workers:
             return np.concatenate([np.empty(0), *workers.map(self._predict, parts)])
 

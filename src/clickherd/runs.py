@@ -33,7 +33,7 @@ from clickherd.kernels.warm_up import warm_up
 from clickherd.masking import check_mask
 from clickherd.network import ClickModel
 from clickherd.observer import Observer
-from clickherd.runtime import check_device, precision_on, seeded, use_threads
+from clickherd.runtime import check_device, precision_here, precision_on, seeded, use_threads
 from clickherd.train import Trainer, batch_size_for
 from clickherd.training_state import Progress
 
@@ -88,7 +88,11 @@ def resume_run(
         RunError: no such run, or its data have changed since.
     """
     config = load_config(folder)
-    check_device(config.train.device, config.train.precision)
+    precision = precision_here(config.train.device, config.train.precision)
+    if precision != config.train.precision:
+        announce("this CPU has no bf16 units: going on in fp32, not to the very weights of a run in one go")
+        config = config.model_copy(update={"train": config.train.model_copy(update={"precision": precision})})
+    check_device(config.train.device, precision)
     use_threads(config.train.threads)
     prepared = _same_rows(config, folder, announce)
     return _train(config, prepared, folder, announce, observer, should_stop, report)

@@ -49,9 +49,13 @@ def precision_on(device: str, precision: str) -> str:
     """The precision that `train.precision` stands for on a device: fp32, tf32 or bf16."""
     if precision != "auto":
         return precision
-    if device != "cpu":
-        return "tf32"
-    return "bf16" if has_bf16_units() else "fp32"
+    return "bf16" if device == "cpu" and has_bf16_units() else "fp32"
+
+
+def precision_here(device: str, precision: str) -> str:
+    """The precision to go on in where a run or a model comes from a machine that may have had other units."""
+    lacking = device == "cpu" and precision == "bf16" and not has_bf16_units()
+    return "fp32" if lacking else precision
 
 
 def check_device(device: str, precision: str = "fp32") -> None:

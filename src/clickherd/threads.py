@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from typing import TypeVar
 
 Result = TypeVar("Result")
@@ -58,4 +58,8 @@ def share_out(loop: Callable[[int, int], Result], total: int, least: int = 1) ->
     shares = max(1, min(_team.count, total // least))
     bounds = [total * i // shares for i in range(shares + 1)]
     others = [_team.others().submit(loop, *bounds[i : i + 2]) for i in range(1, shares)]
-    return [loop(*bounds[:2]), *(other.result() for other in others)]
+    try:
+        first = loop(*bounds[:2])
+    finally:
+        wait(others)  # even if this share ended early: what it was to write is the caller's again
+    return [first, *(other.result() for other in others)]

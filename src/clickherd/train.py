@@ -85,10 +85,10 @@ class Trainer:
 
     def _batches(self) -> None:
         progress, size = self.progress, self.batch_size
-        rows = self.rows.epoch(self.config.train.seed, progress.epoch)
         warmup_steps = self.config.optim.warmup_epochs * self.steps_per_epoch
         note_every = max(1, self.config.train.epochs * self.steps_per_epoch // LOSS_POINTS)
         began, before = time.perf_counter(), progress.epoch_seconds
+        rows = self.rows.epoch(self.config.train.seed, progress.epoch)
         sums = Sums(progress, self.model.device)
         while progress.step < self.steps_per_epoch:
             start, stop = progress.step * size, min((progress.step + 1) * size, len(self.train))
@@ -103,6 +103,7 @@ class Trainer:
                 sums.note(progress.total_steps, stop)
             if ends or self.should_stop() or self._checkpoint_due():
                 sums.read_into(progress)
+                self.learner.settle()
                 progress.epoch_seconds = before + time.perf_counter() - began
                 self._check_finite()
                 if not ends:
@@ -113,7 +114,6 @@ class Trainer:
     def _close_epoch(self) -> None:
         """Validate, keep the best weights, decide on early stopping, write the epoch's record."""
         progress, train = self.progress, self.config.train
-        self.learner.settle()
         valid = evaluate(self.model, self.valid).scores if self.valid is not None else {}
         progress.epoch += 1
         progress.seconds += progress.epoch_seconds

@@ -83,7 +83,7 @@ def test_auto_takes_bfloat16_where_the_cpu_has_units_for_it(monkeypatch: pytest.
     assert precision_on("cpu", "fp32") == "fp32"
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_f": True})
     assert precision_on("cpu", "auto") == "fp32"
-    assert precision_on("cuda", "auto") == "tf32"
+    assert precision_on("cuda", "auto") == "fp32"
 
 
 @pytest.mark.parametrize("config", [{"activation": "tanh"}, {"batch_norm": True}, {"dropout": 0.5}])

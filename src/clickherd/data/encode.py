@@ -21,10 +21,10 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from clickherd.data.hashing import hash_texts
 from clickherd.data.numeric import LogSquareBuckets, MinMax, QuantileBuckets, Scaling, Standard
+from clickherd.data.parallel import in_parallel
 from clickherd.data.schema import Schema
 from clickherd.data.source import RawChunk
 from clickherd.data.store import MISSING, TRUTH, Batch, FieldLayout, Layout
-from clickherd.data.threads import in_parallel
 from clickherd.data.values import as_texts, read_labels, read_numbers, read_parts
 from clickherd.data.vocabulary import HashBuckets, Ids, Vocabulary
 from clickherd.errors import DataError, RunError, did_you_mean

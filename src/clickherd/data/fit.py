@@ -18,12 +18,12 @@ from clickherd.data.config import DataConfig
 from clickherd.data.encode import Encoder, Reading
 from clickherd.data.hashing import hash_texts
 from clickherd.data.numeric import MinMax, Scaling, Standard
+from clickherd.data.parallel import ahead, in_parallel
 from clickherd.data.recorded import RecordedRows
 from clickherd.data.schema import Column, Schema, check_features, drop, note_crosses
 from clickherd.data.source import RawChunk, Source
 from clickherd.data.split import NAMES, TRAIN, Splits, Splitter
 from clickherd.data.store import TRUTH
-from clickherd.data.threads import ahead, in_parallel
 from clickherd.data.values import Floats, as_label_texts, as_texts, read_labels
 from clickherd.data.vocabulary import Ids
 from clickherd.errors import DataError

@@ -18,7 +18,7 @@ _jit = numba.njit(cache=True, nogil=True)
 
 
 def take_rows(matrix: Array, rows: Array) -> Array:
-    """matrix[rows] for a row-major matrix, on all threads."""
+    """matrix[rows] for a row-major matrix, on all threads if the rows are many."""
     out = np.empty((len(rows), matrix.shape[1]), matrix.dtype)
     if out.size:
         share_out(lambda first, last: _take_rows(matrix, rows[first:last], out[first:last]), len(rows), _LEAST)

@@ -27,13 +27,13 @@ from typing import Any
 from clickherd.data.config import DataConfig
 from clickherd.data.encode import Encoder
 from clickherd.data.fit import Fitted, LabelTally, LabelValues, fit, no_positive
+from clickherd.data.parallel import ahead
 from clickherd.data.profile import SplitTally, build_profile
 from clickherd.data.recorded import RecordedRows, disk_full, store_bytes
 from clickherd.data.schema import SAMPLE_ROWS, infer_schema
 from clickherd.data.source import DataLike, Source, open_source
 from clickherd.data.split import NAMES, RandomSplit, plan_split
 from clickherd.data.store import Batch, Layout, Store, StoreWriter
-from clickherd.data.threads import ahead
 from clickherd.data.values import as_label_texts
 from clickherd.errors import DataError
 

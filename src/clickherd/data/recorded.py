@@ -20,9 +20,9 @@ from clickherd.data.columns import Arrays
 from clickherd.data.encode import Bag, Encoder, bag_of
 from clickherd.data.gather import take_bag
 from clickherd.data.machine_words import jit
+from clickherd.data.parallel import in_parallel
 from clickherd.data.split import NAMES, Splits
 from clickherd.data.store import Batch, FieldLayout
-from clickherd.data.threads import in_parallel
 from clickherd.data.vocabulary import Ids
 from clickherd.errors import DataError
 from clickherd.threads import get_threads

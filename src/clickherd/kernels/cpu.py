@@ -15,7 +15,7 @@ import torch
 from numba import njit
 from torch import Tensor
 
-from clickherd.kernels.cpu_update import catch_up, cowclip_adam, cowclip_adam_rows
+from clickherd.kernels.cpu_update import TINY, TINY_GRADIENT, TINY_SQUARE, catch_up, cowclip_adam, cowclip_adam_rows
 from clickherd.threads import share_out
 
 if TYPE_CHECKING:
@@ -175,9 +175,11 @@ def _adam(
     rest2: float,
     epsilon: float,
 ) -> None:
+    zero = np.float32(0.0)
     for j in range(len(weight)):
-        g = grad[j]
+        g = grad[j] if abs(grad[j]) > TINY_GRADIENT else zero
         m = beta1 * exp_avg[j] + rest1 * g
         v = beta2 * exp_avg_sq[j] + rest2 * g * g
-        exp_avg[j], exp_avg_sq[j] = m, v
         weight[j] -= rate * m / (np.sqrt(v) + epsilon)
+        exp_avg[j] = m if abs(m) > TINY else zero
+        exp_avg_sq[j] = v if v > TINY_SQUARE else zero

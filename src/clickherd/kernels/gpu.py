@@ -18,13 +18,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from clickherd.kernels.reference import adam
-
 if TYPE_CHECKING:
     from clickherd.kernels import AdamStep, Bags
-
-# Torch's kernels for many tensors at once leave a twin of `adam` nothing to gain.
-__all__ = ["adam", "catch_up", "cowclip_adam", "cowclip_adam_rows", "gather", "scatter_add"]
 
 # Chosen by the registers that the compiler asks for on sm_90: 6 to 10 programs fit a multiprocessor and none spills.
 # With 64 in place of 32, 3 of those that update the table would fit, and 2 of those that add up lookups.
@@ -107,6 +102,22 @@ def cowclip_adam_rows(
     return _launch_update(
         (weight_VW, exp_avg_VW, exp_avg_sq_VW, grad_VW, counts_V), current_V, ids_N, len(ids_N), wide, adam
     )
+
+
+def adam(
+    weights: list[Tensor],
+    exp_avgs: list[Tensor],
+    exp_avg_sqs: list[Tensor],
+    grads: list[Tensor],
+    step: AdamStep,
+) -> None:
+    """The update of the network's weights, in place, by torch's kernels for many tensors at once."""
+    torch._foreach_lerp_(exp_avgs, grads, 1 - step.beta1)
+    torch._foreach_mul_(exp_avg_sqs, step.beta2)
+    torch._foreach_addcmul_(exp_avg_sqs, grads, grads, 1 - step.beta2)
+    denominators = torch._foreach_sqrt(exp_avg_sqs)
+    torch._foreach_add_(denominators, step.epsilon)
+    torch._foreach_addcdiv_(weights, exp_avgs, denominators, -step.corrected_rate)
 
 
 def catch_up(

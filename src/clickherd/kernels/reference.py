@@ -139,12 +139,10 @@ def adam(
     step: AdamStep,
 ) -> None:
     """The update of the network's weights, in place."""
-    torch._foreach_lerp_(exp_avgs, grads, 1 - step.beta1)
-    torch._foreach_mul_(exp_avg_sqs, step.beta2)
-    torch._foreach_addcmul_(exp_avg_sqs, grads, grads, 1 - step.beta2)
-    denominators = torch._foreach_sqrt(exp_avg_sqs)
-    torch._foreach_add_(denominators, step.epsilon)
-    torch._foreach_addcdiv_(weights, exp_avgs, denominators, -step.corrected_rate)
+    for weight, exp_avg, exp_avg_sq, grad in zip(weights, exp_avgs, exp_avg_sqs, grads, strict=True):
+        exp_avg.copy_(step.beta1 * exp_avg + (1 - step.beta1) * grad)
+        exp_avg_sq.copy_(step.beta2 * exp_avg_sq + (1 - step.beta2) * grad.square())
+        weight.sub_(step.corrected_rate * exp_avg / (exp_avg_sq.sqrt() + step.epsilon))
 
 
 def _owners(offsets: Tensor) -> tuple[Tensor, Tensor]:

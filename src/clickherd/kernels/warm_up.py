@@ -26,9 +26,8 @@ def warm_up(announce: Callable[[str], None]) -> None:
     cpu.catch_up(weight, exp_avg, exp_avg_sq, current, ids.flatten(), [step])
     cpu.catch_up(weight, exp_avg, exp_avg_sq, current, None, [step])
     cpu.cowclip_adam_rows(weight, exp_avg, exp_avg_sq, grad, counts, current, ids.flatten(), True, step)
-    for size in (1, cpu.CHUNK + 1):
-        weights, exp_avgs, exp_avg_sqs, grads = ([torch.zeros(size)] for _ in range(4))
-        cpu.adam(weights, exp_avgs, exp_avg_sqs, grads, step)
+    weights, exp_avgs, exp_avg_sqs, grads = ([torch.zeros(1)] for _ in range(4))
+    cpu.adam(weights, exp_avgs, exp_avg_sqs, grads, step)
 
 
 def _are_compiled() -> bool:

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 
 def pairwise_products(rows_BFD: Tensor) -> Tensor:
@@ -31,6 +32,7 @@ class _PairwiseProducts(torch.autograd.Function):
         return out_BD
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *grad_outputs: Tensor) -> Tensor:
         rows_BFD, sum_BD = ctx.saved_tensors
         grad_BFD: Tensor = sum_BD.unsqueeze(1) - rows_BFD

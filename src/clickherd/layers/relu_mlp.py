@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 _HAS_ONEDNN: bool = torch._C._has_mkldnn
 _relu_backward_into = torch.ops.aten.threshold_backward.grad_input
@@ -53,6 +54,7 @@ class _ReluMLP(torch.autograd.Function):
         return activations[-1].float()
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *grad_outputs: Tensor) -> Any:
         saved = ctx.saved_tensors
         num_layers = (len(saved) - ctx.relu_last) // 2

@@ -25,22 +25,37 @@ class KerasAdam:
         self._exp_avgs, self._exp_avg_sqs, self._grads = (
             [torch.zeros_like(parameter, requires_grad=False) for parameter in self.parameters] for _ in range(3)
         )
-        for parameter, grad in zip(self.parameters, self._grads, strict=True):
-            parameter.grad = grad
+        self.zero_grad()
 
     def zero_grad(self) -> None:
         """Begin a batch."""
-        torch._foreach_zero_(self._grads)
+        for parameter, grad in zip(self.parameters, self._grads, strict=True):
+            parameter.grad = grad  # again: a copy of a parameter comes without
+        if self._grads:
+            torch._foreach_zero_(self._grads)
 
     def accumulate(self, gradients: list[Tensor]) -> None:
         """Add the gradients of a micro-batch."""
-        torch._foreach_add_(self._grads, gradients)
+        if self._grads:
+            torch._foreach_add_(self._grads, gradients)
 
     @torch.no_grad()
     def update(self, learning_rate: float) -> None:
         """One step at the given rate."""
         self.num_steps += 1
-        step = AdamStep(self.num_steps, learning_rate, 0.0, math.inf, 0.0, *self.betas, self.epsilon)
+        if not self.parameters:
+            return
+        beta1, beta2 = self.betas
+        step = AdamStep(
+            self.num_steps,
+            learning_rate,
+            l2=0.0,
+            clip=math.inf,
+            zeta=0.0,
+            beta1=beta1,
+            beta2=beta2,
+            epsilon=self.epsilon,
+        )
         adam = kernels_for(self.parameters[0].device).adam
         adam([p.detach() for p in self.parameters], self._exp_avgs, self._exp_avg_sqs, self._grads, step)
 

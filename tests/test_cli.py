@@ -18,7 +18,7 @@ import polars as pl
 import pytest
 import torch
 
-from clickherd import cli, load
+from clickherd import CTRClassifier, cli, load
 from clickherd.checkpoint import load as load_tensors
 
 Run = Callable[..., tuple[int, str, str]]
@@ -540,3 +540,17 @@ def test_bf16_products_hardly_move_the_scores(run: Run, clicks: Path, monkeypatc
         scores.append(json.loads(out)["test"]["auc"])
     assert scores[0] != scores[1]
     assert scores[0] == pytest.approx(scores[1], abs=0.02)
+
+
+def test_a_run_in_bf16_goes_on_where_there_are_no_units_for_it(
+    run: Run, clicks: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"amx_bf16": True})
+    code, _, err = run("train", clicks, "--label", "clicked", "--epochs", 1, "--out", "run", "--no-report", *SMALL)
+    assert code == 0, err
+    assert "precision: bf16" in Path("run/config.yaml").read_text()
+    monkeypatch.setattr(torch.cpu, "get_capabilities", dict)
+    code, _, err = run("train", "--resume", "run", "--no-report")
+    assert code == 0, err
+    assert "going on in fp32" in err
+    assert CTRClassifier.load("run").config_.train.precision == "fp32"

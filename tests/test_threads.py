@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import os
+import signal
 import threading
+import time
 
 import pytest
 
 from clickherd.runtime import threads_kept
-from clickherd.threads import get_threads, set_threads, share_out
+from clickherd.threads import _Team, get_threads, set_threads, share_out
 
 
 @pytest.fixture(autouse=True)
 def three_cores(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("clickherd.threads.CORES", 3)
+    monkeypatch.setattr("clickherd.threads._team", _Team())
 
 
 @pytest.mark.parametrize("threads", [1, 2, 3])
@@ -34,6 +37,22 @@ def test_shares_run_side_by_side_unless_they_are_small() -> None:
         assert share_out(lambda first, last: (first, last), 9, least=5) == [(0, 9)]
 
 
+def test_no_share_is_left_running_when_one_fails() -> None:
+    ended = []
+
+    def loop(first: int, last: int) -> None:
+        if first == 0:
+            raise KeyboardInterrupt
+        time.sleep(0.05)
+        ended.append(last)
+
+    with threads_kept():
+        set_threads(2)
+        with pytest.raises(KeyboardInterrupt):
+            share_out(loop, 2)
+    assert ended == [2]
+
+
 def test_no_more_threads_than_cores() -> None:
     with threads_kept():
         set_threads(100)
@@ -48,5 +67,6 @@ def test_a_forked_process_has_threads_of_its_own() -> None:
         share_out(lambda first, last: None, 2)
         child = os.fork()
         if child == 0:
+            signal.alarm(20)  # rather than wait for ever for threads that are not there
             os._exit(0 if share_out(lambda first, last: last - first, 4) == [2, 2] else 1)
         assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0

@@ -30,13 +30,17 @@ class _Team:
             self.pool = ThreadPoolExecutor(CORES - 1, thread_name_prefix="clickherd-loop")
         return self.pool
 
-    def leave_behind(self) -> None:
-        self.pool = None
-
 
 _team = _Team()
+
+
+def _after_fork() -> None:
+    """The parent's threads are not there in the child."""
+    _team.pool = None
+
+
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_team.leave_behind)  # the parent's threads are not there in the child
+    os.register_at_fork(after_in_child=_after_fork)
 
 
 def get_threads() -> int:

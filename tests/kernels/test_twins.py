@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from clickherd.kernels import AdamStep, Kernels, cpu, reference
 from clickherd.runtime import threads_kept
-from clickherd.threads import set_threads
+from clickherd.threads import _Team, set_threads
 
 try:
     from clickherd.kernels import gpu
@@ -194,8 +194,9 @@ def test_results_do_not_depend_on_the_number_of_threads(monkeypatch: pytest.Monk
     grad_rows, weight = torch.randn(500, 4, 5, generator=generator), torch.randn(400, 5, generator=generator)
     adam = AdamStep(3, 1e-2, 1e-3, clip=0.1, zeta=1e-5, beta1=0.9, beta2=0.999, epsilon=1e-7)
     results = []
+    monkeypatch.setattr("clickherd.threads.CORES", 3)
+    monkeypatch.setattr("clickherd.threads._team", _Team())
     with threads_kept():
-        monkeypatch.setattr("clickherd.threads.CORES", 3)
         for threads in (1, 2, 3):
             set_threads(threads)
             table = [weight.clone(), torch.zeros(400, 5), torch.zeros(400, 5), torch.zeros(400, 5)]

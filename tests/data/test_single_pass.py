@@ -13,6 +13,7 @@ from clickherd.data import text
 from clickherd.data.codes import EVERY_ROW, ValueCodes
 from clickherd.data.config import DataConfig
 from clickherd.data.fit import fit
+from clickherd.data.hashing import hash_texts
 from clickherd.data.prepare import encode_stream, prepare
 from clickherd.data.source import Source, open_source
 from clickherd.data.split import NAMES, plan_split
@@ -157,6 +158,22 @@ def test_the_encoder_does_not_depend_on_chunks_or_form(tmp_path, form):
                 source = open_source(data, config)
                 prints.add(fit(source, module.infer_schema(source, config), config, None).encoder.fingerprint())
     assert len(prints) == 1
+
+
+@pytest.mark.parametrize("form", ["plain", "quoted", "mixed"])
+def test_rows_without_a_group_are_one_group(tmp_path, form):
+    users = ["NA", "", "u1", "NULL", "u2"] * 20
+    lines = [f"{i % 2}\t{user}\t{i % 7}" for i, user in enumerate(users)]
+    for i in {"plain": [], "quoted": range(100), "mixed": [60]}[form]:
+        lines[i] = "\t".join(f'"{cell}"' if cell else cell for cell in lines[i].split("\t"))
+    (tmp_path / "a.tsv").write_text("\n".join(["label\tuser\tn", *lines]))
+    config = DataConfig(group="user", roles={"n": "categorical"}, null_values=["NA", "NULL"], min_count=1)
+    with mock.patch.multiple(text, BLOCK_BYTES=64, _SPAN_ROWS=10), cut_into(30):
+        prepared = prepare(tmp_path / "a.tsv", config, valid=tmp_path / "a.tsv", cache_dir=tmp_path / "cache")
+    missing = hash_texts(pl.Series([""]))[0]
+    expected = [missing if user in ("NA", "", "NULL") else hash_texts(pl.Series([user]))[0] for user in users]
+    assert prepared.train.groups.tolist() == expected
+    assert prepared.valid.groups.tolist() == expected
 
 
 @settings(deadline=None)

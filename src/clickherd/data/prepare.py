@@ -37,7 +37,7 @@ from clickherd.data.store import Batch, Layout, Store, StoreWriter
 from clickherd.data.values import as_label_texts
 from clickherd.errors import DataError
 
-FORMAT = 4  # raise it when the same data would be encoded or described in another way
+FORMAT = 5  # raise it when the same data would be encoded or described in another way
 CHUNK_ROWS = 262_144
 _STALE_SECONDS = 86_400  # a partial folder that was not touched for so long belongs to a run that was killed
 

@@ -56,7 +56,7 @@ def test_cells_are_what_polars_reads(tmp_path, table, rows, block, terminator, l
         table = [[cell.strip("\r") or "NA"] for (cell,) in table]  # an empty line would be a blank one
     content = terminator.join(",".join(record) for record in [names, *table]) + (terminator if last else "")
     (tmp_path / "a.csv").write_bytes(content.encode())
-    with mock.patch.object(text, "BLOCK_BYTES", block):
+    with mock.patch.multiple(text, BLOCK_BYTES=block, _SPAN_ROWS=3):
         chunks = chunks_of(tmp_path / "a.csv", rows, names)
         frames = list(open_source(tmp_path / "a.csv", CONFIG, need_label=False).chunks(rows=rows))
     assert all(set(chunk.cells) == set(names) for chunk in chunks)
@@ -81,7 +81,9 @@ def test_numbers_are_what_the_frame_gives(tmp_path, column, rows, odd):
     column = [*column, odd]
     (tmp_path / "a.csv").write_text("label,n\n" + "".join(f"1,{cell}\n" for cell in column))
     reader = NumberReader(CONFIG)
-    for chunk in chunks_of(tmp_path / "a.csv", rows, ["label", "n"]):
+    with mock.patch.object(text, "_SPAN_ROWS", 3):
+        chunks = chunks_of(tmp_path / "a.csv", rows, ["label", "n"])
+    for chunk in chunks:
         expected, told = outcome(lambda chunk=chunk: read_numbers(chunk.column("n"), chunk, NULLS))
         found, told_too = outcome(lambda chunk=chunk: read_by(reader, chunk))
         assert told_too == told
@@ -99,7 +101,7 @@ def outcome(work):
 
 def read_by(reader, chunk):
     reader.begin(chunk.height)
-    for number, start, stop, first in tiles(chunk.cells["n"].spans, 7):
+    for number, start, stop, first in tiles(chunk.cells["n"].spans, 2):
         reader.read(chunk.cells["n"].spans[number].part(start, stop), EVERY_ROW, first)
     return reader.numbers("n", chunk)
 

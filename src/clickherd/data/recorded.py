@@ -80,7 +80,8 @@ class RecordedRows:
             DataError: the disk is too small.
             OSError: it cannot be written.
         """
-        every = {**columns, _TARGETS: targets, _SPLITS: () if splits is None else (splits,)}
+        every: dict[str | int, Arrays] = {**columns}
+        every |= {_TARGETS: targets, _SPLITS: () if splits is None else (splits,)}
         size = sum(array.nbytes for arrays in every.values() for array in arrays)
         chunk = _Chunk(self.folder / f"{len(self._chunks)}.rows", len(targets[0]))
         self.num_rows += chunk.num_rows

@@ -7,7 +7,7 @@ table makes an id of each code. A chunk's file is removed as soon as it is read.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -41,9 +41,9 @@ class _Chunk:
     num_rows: int
     places: dict[str | int, list[tuple[int, np.dtype[Any], int]]] = field(default_factory=dict)  # offset, dtype, length
 
-    def write(self, columns: Mapping[str | int, Arrays]) -> None:
+    def write(self, columns: Iterable[tuple[str | int, Arrays]]) -> None:
         with self.path.open("wb") as file:
-            for name, arrays in columns.items():
+            for name, arrays in columns:
                 self.places[name] = [(0, array.dtype, len(array)) for array in arrays]
                 for position, array in enumerate(arrays):
                     self.places[name][position] = (file.tell(), array.dtype, len(array))
@@ -70,7 +70,7 @@ class RecordedRows:
     def __init__(self, folder: Path) -> None:
         folder.mkdir()
         self.folder = folder
-        self.num_rows = self.num_bytes = 0
+        self.num_bytes = 0
         self._chunks: list[_Chunk] = []
 
     def append(self, columns: Mapping[str, Arrays], targets: Arrays, splits: Splits | None) -> None:
@@ -80,11 +80,10 @@ class RecordedRows:
             DataError: the disk is too small.
             OSError: it cannot be written.
         """
-        every: dict[str | int, Arrays] = {**columns}
-        every |= {_TARGETS: targets, _SPLITS: () if splits is None else (splits,)}
-        size = sum(array.nbytes for arrays in every.values() for array in arrays)
+        every: list[tuple[str | int, Arrays]] = [*columns.items(), (_TARGETS, targets)]
+        every.append((_SPLITS, () if splits is None else (splits,)))
+        size = sum(array.nbytes for _, arrays in every for array in arrays)
         chunk = _Chunk(self.folder / f"{len(self._chunks)}.rows", len(targets[0]))
-        self.num_rows += chunk.num_rows
         self.num_bytes += size
         if size > shutil.disk_usage(self.folder).free:
             raise disk_full(self.folder.parent.parent, None)  # how many rows will come is not known

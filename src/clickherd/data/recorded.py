@@ -115,6 +115,7 @@ class _Remap:
         self._local = {f.name: tables.pop(f.name) for f in self._multi if f.name in tables}
         self._table = np.empty(sum(map(len, tables.values())), np.int32)  # one single-valued field's after the other's
         self._begins = np.full(len(self._single), -1, np.int64)  # where each one's begins; -1: it has none
+        self._codes = np.empty((0, 0), np.int32)  # of one chunk
         filled = 0
         for position, single in enumerate(self._single):
             if single.name in tables:
@@ -151,7 +152,10 @@ class _Remap:
 
     def _ids(self, chunk: _Chunk, file: BinaryIO, rows: Sequence[Rows]) -> list[Ids]:
         """The ids (N, S) of the single-valued fields, for each of the sets of rows."""
-        codes = np.empty((len(self._single), chunk.num_rows), np.int32)
+        shape = len(self._single), chunk.num_rows
+        if self._codes.shape != shape:  # pages that are new have to be cleared first
+            self._codes = np.empty(shape, np.int32)
+        codes = self._codes
 
         def encode(position: int, values: npt.NDArray[Any]) -> None:
             single = self._single[position]

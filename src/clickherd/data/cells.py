@@ -160,7 +160,7 @@ def _without_point(word: Any, length: int) -> tuple[Any, int]:
 
 
 @inlined
-def _are_digits(word: Any) -> bool:
+def _are_digits(word: Any) -> Any:
     return (word & _TENS) == _ZEROS and ((word + _SIXES) & _TENS) == _ZEROS
 
 

@@ -12,21 +12,23 @@ project does and writes what its trainer reads:
                       comparison and saves arrays, the cheapest thing to do
     fuxictr           FuxiCTR's FeatureProcessor and build_dataset from its wheel, to Parquet
 
-Each measurement is a process in the encoder's own environment (made under benchmarks/.envs when missing), held to the
-same number of threads. Before the clock starts, it imports its libraries and encodes the file's first rows, so that
-compiling and starting of helper processes count for nobody. Seconds and memory are those of the process and all that
-it starts. The encoders take turns in each round.
+Each measurement is a process in the encoder's own environment (made under benchmarks/.envs when missing), held to as
+many cores as there may be threads, with all that it starts. Before the clock starts, it imports its libraries and
+encodes the file's first rows, so that compiling and starting of helper processes count for nobody. Seconds and memory
+are those of the process and all that it starts. The encoders take turns in each round.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
+import os
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -103,14 +105,15 @@ def measure(name: str, args: argparse.Namespace, scratch: Path) -> dict[str, Any
     command = [encoder.environment.python, PEERS / encoder.runner, "--log", args.log.resolve(), "--few", few]
     command += ["--scratch", scratch, "--threads", args.threads]
     with tempfile.TemporaryFile("w+") as complaints:
-        process = subprocess.Popen(
-            [str(part) for part in command],
-            env=environment(encoder, args.threads),
-            stdout=subprocess.PIPE,
-            stderr=complaints,
-            text=True,
-            start_new_session=True,
-        )
+        with on_cores(args.threads):
+            process = subprocess.Popen(
+                [str(part) for part in command],
+                env=environment(encoder, args.threads),
+                stdout=subprocess.PIPE,
+                stderr=complaints,
+                text=True,
+                start_new_session=True,
+            )
         assert process.stdout is not None
         with ProcessTree(process.pid, timeout=args.timeout) as tree:
             began = process.stdout.readline()
@@ -119,7 +122,6 @@ def measure(name: str, args: argparse.Namespace, scratch: Path) -> dict[str, Any
             answer = process.stdout.readline() if began else ""
             seconds = time.perf_counter() - start
             figures = tree.figures()
-            tree.end()
         process.stdout.close()
         process.wait()
         if tree.timed_out:
@@ -130,10 +132,22 @@ def measure(name: str, args: argparse.Namespace, scratch: Path) -> dict[str, Any
     return {"seconds": round(seconds, 2), **figures, **json.loads(answer), "at": time.strftime("%H:%M:%S")}
 
 
+@contextlib.contextmanager
+def on_cores(count: int) -> Iterator[None]:
+    """What is started meanwhile runs on so many of the cores only, and so does all that it starts."""
+    cores = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, sorted(cores)[:count])
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, cores)
+
+
 def progress_line(run: Mapping[str, Any]) -> str:
     """One measurement in words, for standard error."""
+    memory = f"{run['peak_mib']:,.0f} MiB" if "peak_mib" in run else "memory unknown"
     what = run.get("error") or (
-        f"{run['cpu_seconds']:.1f} CPU s, {run['seconds']:.1f} s, {run['peak_mib']:,.0f} MiB, {run['values']:,} values"
+        f"{run['cpu_seconds']:.1f} CPU s, {run['seconds']:.1f} s, {memory}, {run['values']:,} values"
     )
     return f"round {run['round']}  {run['encoder']:<12} {what}"
 
@@ -145,7 +159,10 @@ def table(result: Mapping[str, Any]) -> str:
     ours = names[0]
     lines = []
     for name in names:
-        figures = [spread(by_round(runs, name, key), form) for key, (_, form) in FIGURES.items()]
+        found = {key: by_round(runs, name, key) for key in FIGURES}
+        figures = [spread(found[key], form) for key, (_, form) in FIGURES.items()]
+        if found["seconds"] and not found["peak_mib"]:
+            figures[-1] = "unknown"
         times = ratio(runs, name, ours)
         lines.append([ENCODERS[name].title, *figures, "–" if name == ours else spread(times, "{:.1f}")])
     head = ["encoder", *(title for title, _ in FIGURES.values()), f"CPU seconds over those of {ENCODERS[ours].title}"]

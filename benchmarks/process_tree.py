@@ -16,10 +16,10 @@ _TICKS = os.sysconf("SC_CLK_TCK")
 
 
 class ProcessTree:
-    """Watches a child process and its descendants until `end`, which ends what is left of them.
+    """Watches a child process and its descendants; leaving the context ends what is left of them.
 
     CPU seconds of a descendant are those at the last look at it, so that up to a twentieth of a second of each is
-    missed. Memory is the proportional set size: what processes share counts once.
+    missed. Memory is the proportional set size: what processes share counts once; not every kernel tells it.
     """
 
     def __init__(self, pid: int, *, timeout: float) -> None:
@@ -29,6 +29,7 @@ class ProcessTree:
         self._cpu: dict[tuple[int, str], float] = {}  # (process, its start) → CPU seconds
         self._before = 0.0
         self._peak = 0
+        self._tells_memory = Path("/proc/self/smaps_rollup").exists()
         self._thread = threading.Thread(target=self._watch, daemon=True)
 
     def __enter__(self) -> ProcessTree:
@@ -39,6 +40,7 @@ class ProcessTree:
     def __exit__(self, *_: object) -> None:
         self._over.set()
         self._thread.join()
+        self._end()
 
     def restart(self) -> None:
         """Count from now on."""
@@ -47,15 +49,13 @@ class ProcessTree:
             self._before, self._peak = sum(self._cpu.values()), 0
 
     def figures(self) -> dict[str, float]:
-        """CPU seconds and the peak of memory since `restart`."""
+        """CPU seconds and, if it is known, the peak of memory since `restart`."""
         self._look()
         with self._lock:
-            return {
-                "cpu_seconds": round(sum(self._cpu.values()) - self._before, 2),
-                "peak_mib": round(self._peak / 1024, 1),
-            }
+            memory = {"peak_mib": round(self._peak / 1024, 1)} if self._tells_memory else {}
+            return {"cpu_seconds": round(sum(self._cpu.values()) - self._before, 2), **memory}
 
-    def end(self) -> None:
+    def _end(self) -> None:
         """End what still runs."""
         for pid in self._members():
             with suppress(ProcessLookupError):
@@ -66,7 +66,7 @@ class ProcessTree:
             self._look()
             if time.monotonic() > self._deadline:
                 self.timed_out = True
-                self.end()
+                self._end()
                 return
 
     def _look(self) -> None:
@@ -75,6 +75,8 @@ class ProcessTree:
             with suppress(OSError, IndexError):
                 fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
                 found[pid, fields[19]] = (int(fields[11]) + int(fields[12])) / _TICKS
+                if not self._tells_memory:
+                    continue
                 rollup = Path(f"/proc/{pid}/smaps_rollup").read_text()
                 memory += next(int(line.split()[1]) for line in rollup.splitlines() if line.startswith("Pss:"))
         with self._lock:

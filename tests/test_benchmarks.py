@@ -5,7 +5,11 @@ from __future__ import annotations
 import argparse
 import importlib
 import json
+import os
 import re
+import signal
+import subprocess
+import sys
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -227,6 +231,41 @@ def test_the_encoding_table_sets_cpu_seconds_side_by_side_within_a_round(benchma
     (line,) = (line for line in lines if line.startswith("| pandas"))
     assert line.endswith("| 10.0 (8.0–12.0) | 5.0 (4.0–6.0) | 1,500 (1,500–1,500) | 3.5 (3.0–4.0) |")
     assert "- fuxictr: no Ray" in lines
+
+
+def test_the_encoding_table_has_no_figure_for_memory_that_is_unknown(benchmark: Any) -> None:
+    encoding = benchmark("encoding")
+    run = {"encoder": "clickherd", "round": 0, "cpu_seconds": 2.0, "seconds": 1.0, "values": 7}
+    assert "memory unknown" in encoding.progress_line(run)
+    result = result_of() | {"runs": [run], "data": {"rows": 1000, "bytes": 1 << 20}}
+    assert "| clickherd | 2.0 | 1.0 | unknown | – |" in encoding.table(result).splitlines()
+
+
+def test_what_is_started_on_few_cores_stays_there(benchmark: Any) -> None:
+    cores = os.sched_getaffinity(0)
+    with benchmark("encoding").on_cores(1):
+        told = subprocess.check_output([sys.executable, "-c", "import os; print(len(os.sched_getaffinity(0)))"])
+    assert int(told) == 1
+    assert os.sched_getaffinity(0) == cores
+
+
+def test_a_watched_process_ends_with_the_watch_even_after_an_error() -> None:
+    # in a process of its own: everything that the watching process has started is ended
+    script = """
+import subprocess, sys
+sys.path.insert(0, sys.argv[1])
+from process_tree import ProcessTree
+process = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+try:
+    with ProcessTree(process.pid, timeout=60) as tree:
+        tree.restart()
+        assert tree.figures()["cpu_seconds"] >= 0
+        raise KeyboardInterrupt
+except KeyboardInterrupt:
+    print(process.wait(timeout=30))
+"""
+    told = subprocess.check_output([sys.executable, "-c", script, str(BENCHMARKS)])
+    assert int(told) == -signal.SIGKILL
 
 
 def test_time_to_auc_counts_to_the_first_point_at_the_target(benchmark: Any) -> None:

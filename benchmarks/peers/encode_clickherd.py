@@ -9,10 +9,11 @@ import encode
 
 from clickherd.data.config import DataConfig
 from clickherd.data.prepare import prepare
+from clickherd.threads import set_threads
 
 
 def run(log: Path, folder: Path, threads: int) -> dict[str, Any]:
-    del threads  # set by environment variables
+    set_threads(threads)
     prepared = prepare(log, DataConfig(label=encode.LABEL, min_count=1), cache_dir=folder)
     values = sum(field.size for field in prepared.encoder.layout.fields if field.name in encode.CATEGORICAL)
     return {"values": values}

@@ -27,7 +27,7 @@ pl.scan_csv = scan_csv
 
 
 def run(log: Path, folder: Path, threads: int) -> dict[str, Any]:
-    del threads  # set by environment variables; Ray counts the cores itself
+    del threads  # set by environment variables; Ray starts a helper a core of the machine, on the cores it is held to
     logging.basicConfig(level=logging.WARNING)
     folder.mkdir()
     source = folder / "log.csv"  # it goes by the name

@@ -1,15 +1,18 @@
 """Cells taken from unquoted text where they lie are what polars reads there, as texts and as numbers."""
 
 import io
+import itertools
+import re
 from unittest import mock
 
 import numpy as np
 import polars as pl
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from clickherd.data import text
-from clickherd.data.cells import tiles
+from clickherd.data.cells import CellSpan, parse_numbers, tiles
 from clickherd.data.codes import EVERY_ROW
 from clickherd.data.columns import NumberReader
 from clickherd.data.config import DataConfig
@@ -56,7 +59,7 @@ def test_cells_are_what_polars_reads(tmp_path, table, rows, block, terminator, l
         table = [[cell.strip("\r") or "NA"] for (cell,) in table]  # an empty line would be a blank one
     content = terminator.join(",".join(record) for record in [names, *table]) + (terminator if last else "")
     (tmp_path / "a.csv").write_bytes(content.encode())
-    with mock.patch.object(text, "BLOCK_BYTES", block):
+    with mock.patch.multiple(text, BLOCK_BYTES=block, _SPAN_ROWS=3):
         chunks = chunks_of(tmp_path / "a.csv", rows, names)
         frames = list(open_source(tmp_path / "a.csv", CONFIG, need_label=False).chunks(rows=rows))
     assert all(set(chunk.cells) == set(names) for chunk in chunks)
@@ -81,12 +84,29 @@ def test_numbers_are_what_the_frame_gives(tmp_path, column, rows, odd):
     column = [*column, odd]
     (tmp_path / "a.csv").write_text("label,n\n" + "".join(f"1,{cell}\n" for cell in column))
     reader = NumberReader(CONFIG)
-    for chunk in chunks_of(tmp_path / "a.csv", rows, ["label", "n"]):
+    with mock.patch.object(text, "_SPAN_ROWS", 3):
+        chunks = chunks_of(tmp_path / "a.csv", rows, ["label", "n"])
+    for chunk in chunks:
         expected, told = outcome(lambda chunk=chunk: read_numbers(chunk.column("n"), chunk, NULLS))
         found, told_too = outcome(lambda chunk=chunk: read_by(reader, chunk))
         assert told_too == told
         assert np.array_equal(np.isnan(found), np.isnan(expected))
         assert np.where(np.isnan(found), 0, found).tobytes() == np.where(np.isnan(expected), 0, expected).tobytes()
+
+
+@pytest.mark.parametrize("behind", ["", "12345678"])
+@pytest.mark.parametrize("prefix", ["", "1234", "1.3"])
+def test_plain_decimals_are_told_from_all_else(prefix, behind):
+    """All short texts of these bytes, also such as fill a word and such as end with the text."""
+    texts = [prefix + "".join(end) for size in range(1, 6) for end in itertools.product("07.-", repeat=size)]
+    data = np.frombuffer(",".join([*texts, behind]).encode(), np.uint8)
+    ends = np.flatnonzero(data == ord(",")).astype(np.int32)
+    out = np.empty(len(texts))
+    odd = parse_numbers(CellSpan(data, np.concatenate([[-1], ends[:-1]]).astype(np.int32), ends), out).tolist()
+    plain = [re.fullmatch(r"-?[0-9]+(\.[0-9]+)?", text) is not None for text in texts]
+    assert odd == [row for row, is_plain in enumerate(plain) if not is_plain]
+    expected = [float(text) if is_plain else np.nan for text, is_plain in zip(texts, plain, strict=True)]
+    assert out.tobytes() == np.array(expected).tobytes()
 
 
 def outcome(work):
@@ -99,7 +119,7 @@ def outcome(work):
 
 def read_by(reader, chunk):
     reader.begin(chunk.height)
-    for number, start, stop, first in tiles(chunk.cells["n"].spans, 7):
+    for number, start, stop, first in tiles(chunk.cells["n"].spans, 2):
         reader.read(chunk.cells["n"].spans[number].part(start, stop), EVERY_ROW, first)
     return reader.numbers("n", chunk)
 

@@ -50,3 +50,10 @@ def test_row_hashes_do_not_depend_on_chunks_and_differ_by_seed():
     whole = hash_rows(0, 100, seed=3)
     assert np.array_equal(np.concatenate([hash_rows(0, 30, 3), hash_rows(30, 70, 3)]), whole)
     assert not np.isin(hash_rows(0, 100, seed=4), whole).any()
+
+
+def test_a_missing_text_hashes_as_the_empty_one_whatever_it_was_before():
+    texts = pl.Series(["NA", "a", "NULL", ""])
+    masked = pl.select(pl.when(~texts.is_in(["NA", "NULL"])).then(texts)).to_series()
+    assert hash_texts(masked).tolist() == hash_texts(pl.Series(["", "a", None, ""])).tolist()
+    assert TextIndex(pl.Series(["NA", "a"])).find(masked).tolist() == [-1, 1, -1, -1]

@@ -4,6 +4,7 @@ import errno
 import json
 import threading
 import time
+from pathlib import Path
 
 import numpy as np
 import polars as pl
@@ -11,7 +12,9 @@ import pytest
 
 from clickherd.data import prepare as module
 from clickherd.data.config import DataConfig
+from clickherd.data.fit import fit
 from clickherd.data.prepare import encode_stream, encode_to_store, prepare
+from clickherd.data.recorded import RecordedRows
 from clickherd.data.source import open_source
 from clickherd.data.store import StoreWriter
 from clickherd.errors import ConfigError, DataError
@@ -212,10 +215,51 @@ def test_a_full_disk_is_told_and_leaves_nothing(cache, monkeypatch):
     assert list(cache.iterdir()) == []
 
 
-def test_a_disk_that_is_too_small_is_told_beforehand(cache, monkeypatch):
+def test_a_disk_that_is_too_small_is_told_while_rows_are_counted(cache, monkeypatch):
     usage = module.shutil.disk_usage(cache.parent)
     monkeypatch.setattr(module.shutil, "disk_usage", lambda _: usage._replace(free=1000))
+    with pytest.raises(DataError, match=r"disk is full: 0 MiB free \("):  # how much it takes is not known yet
+        run(cache, click_log())
+    assert list(cache.iterdir()) == []
+
+
+def test_a_disk_that_is_too_small_for_the_encoded_rows_is_told_before_they_are_written(cache, monkeypatch):
+    usage = module.shutil.disk_usage(cache.parent)
+
+    def fit_and_shrink(*args):
+        fitted = fit(*args)
+        monkeypatch.setattr(module.shutil, "disk_usage", lambda _: usage._replace(free=1000))
+        return fitted
+
+    monkeypatch.setattr(module, "fit", fit_and_shrink)
     with pytest.raises(DataError, match=r"disk is full: 0 MiB free; the encoded rows take about"):
+        run(cache, click_log().drop("tags", "price"))
+    assert list(cache.iterdir()) == []
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="the system has no device that is always full")
+def test_a_disk_that_fills_up_while_rows_are_recorded_is_told(cache, monkeypatch):
+    class Full(RecordedRows):
+        def __init__(self, folder):
+            super().__init__(folder)
+            (folder / "0.rows").symlink_to("/dev/full")
+
+    monkeypatch.setattr(module, "RecordedRows", Full)
+    with pytest.raises(DataError, match=r"disk is full: [\d,]+ MiB free.*CLICKHERD_CACHE") as caught:
+        run(cache, click_log())
+    assert isinstance(caught.value.__cause__, OSError)
+    assert list(cache.iterdir()) == []
+
+
+def test_recorded_rows_that_were_cut_off_are_told(cache, monkeypatch):
+    def fit_and_cut(*args):
+        fitted = fit(*args)
+        (file,) = cache.glob("*/recorded/0.rows")
+        module.os.truncate(file, file.stat().st_size - 100)
+        return fitted
+
+    monkeypatch.setattr(module, "fit", fit_and_cut)
+    with pytest.raises(DataError, match=r"recorded rows were cut off.*0\.rows"):
         run(cache, click_log())
     assert list(cache.iterdir()) == []
 

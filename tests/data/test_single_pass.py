@@ -1,5 +1,7 @@
 """Encoding in one pass writes what the fitted encoder makes of the same rows, whatever they hold."""
 
+import re
+from collections import Counter
 from unittest import mock
 
 import numpy as np
@@ -8,11 +10,15 @@ import pytest
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
+from clickherd.data import fit as fitting
 from clickherd.data import prepare as module
 from clickherd.data import text
+from clickherd.data.cells import CellSpan
 from clickherd.data.codes import EVERY_ROW, ValueCodes
 from clickherd.data.config import DataConfig
+from clickherd.data.cross import ALL_SAME
 from clickherd.data.fit import fit
+from clickherd.data.hashing import hash_texts
 from clickherd.data.prepare import encode_stream, prepare
 from clickherd.data.source import Source, open_source
 from clickherd.data.split import NAMES, plan_split
@@ -41,6 +47,8 @@ SETTINGS = {
     "test_fraction": 0.2,
     "quantile_buckets": 5,
 }
+
+SAYS_NOTHING = ("every value is missing", ALL_SAME)
 
 words = st.sampled_from(
     ["a", "b", "1", "1.0", "True", "true", "FALSE", "é", "NA", "", None, "x" * 30, "12345678", "123456789", "-0", "7.0"]
@@ -92,6 +100,7 @@ def written(frame, path, *, quotes):
     split=st.sampled_from(["random", "time", "none"]),
     min_count=st.integers(1, 3),
 )
+@pytest.mark.usefixtures("short_spans")
 def test_the_store_holds_what_the_encoder_makes_of_the_rows(tmp_path_factory, frame, form, chunk, split, min_count):
     folder = tmp_path_factory.mktemp("log")
     data = frame
@@ -106,7 +115,7 @@ def test_the_store_holds_what_the_encoder_makes_of_the_rows(tmp_path_factory, fr
             prepared = prepare(data, config, cache_dir=folder / "cache", seed=3)
     except DataError as error:
         reason = str(error)
-        assume(not any(why in reason for why in ("leaves none", "have the label", "cannot be", "no training")))
+        assume(not any(why in reason for why in ("leaves none", "have the label", "no training", *SAYS_NOTHING)))
         raise
     assert [path.name for path in prepared.path.parent.iterdir()] == [prepared.path.name]
     source = open_source(data, config)
@@ -115,6 +124,14 @@ def test_the_store_holds_what_the_encoder_makes_of_the_rows(tmp_path_factory, fr
     (whole,) = batches
     (raw,) = source.chunks()
     splits = np.zeros(len(whole), np.uint8) if splitter is None else splitter.assign(raw, 0)
+    for name in ("site", "user", "tags"):
+        cells = raw.column(name).filter(pl.Series(splits == 0)).to_list()
+        parts = (
+            [part.strip() for cell in cells if cell is not None for part in cell.split("|")]
+            if name == "tags"
+            else cells
+        )
+        assert prepared.encoder.embedded[name].values.to_list() == vocabulary(parts, min_count)
     for index, name in enumerate(NAMES):
         rows = np.flatnonzero(splits == index)
         store = getattr(prepared, name)
@@ -127,6 +144,23 @@ def test_the_store_holds_what_the_encoder_makes_of_the_rows(tmp_path_factory, fr
         for ours, theirs in zip(found.bags, whole.bags, strict=True):
             expected = [theirs[0][theirs[1][row] : theirs[1][row + 1]].tolist() for row in rows]
             assert [ours[0][a:b].tolist() for a, b in zip(ours[1], ours[1][1:], strict=False)] == expected
+
+
+def vocabulary(cells, min_count):
+    """The values that have an id of their own, in order, counted in plain Python."""
+    counts = Counter()
+    for cell in cells:
+        value = {"True": "true", "TRUE": "true", "False": "false", "FALSE": "false"}.get(cell, cell)
+        if value not in (None, *DataConfig().null_values):
+            counts[re.sub(r"^(-?(0|[1-9][0-9]*))\.0$", r"\1", str(value), flags=re.ASCII)] += 1
+    return [value for value, n in sorted(counts.items(), key=lambda item: (-item[1], item[0])) if n >= min_count]
+
+
+@pytest.fixture
+def short_spans(monkeypatch):
+    """A chunk of few rows has several spans, and a span several tiles."""
+    monkeypatch.setattr(text, "_SPAN_ROWS", 3)
+    monkeypatch.setattr(fitting, "_TILE_ROWS", 2)
 
 
 def cut_into(rows):
@@ -159,6 +193,22 @@ def test_the_encoder_does_not_depend_on_chunks_or_form(tmp_path, form):
     assert len(prints) == 1
 
 
+@pytest.mark.parametrize("form", ["plain", "quoted", "mixed"])
+def test_rows_without_a_group_are_one_group(tmp_path, form):
+    users = ["NA", "", "u1", "NULL", "u2"] * 20
+    lines = [f"{i % 2}\t{user}\t{i % 7}" for i, user in enumerate(users)]
+    for i in {"plain": [], "quoted": range(100), "mixed": [60]}[form]:
+        lines[i] = "\t".join(f'"{cell}"' if cell else cell for cell in lines[i].split("\t"))
+    (tmp_path / "a.tsv").write_text("\n".join(["label\tuser\tn", *lines]))
+    config = DataConfig(group="user", roles={"n": "categorical"}, null_values=["NA", "NULL"], min_count=1)
+    with mock.patch.multiple(text, BLOCK_BYTES=64, _SPAN_ROWS=10), cut_into(30):
+        prepared = prepare(tmp_path / "a.tsv", config, valid=tmp_path / "a.tsv", cache_dir=tmp_path / "cache")
+    missing = hash_texts(pl.Series([""]))[0]
+    expected = [missing if user in ("NA", "", "NULL") else hash_texts(pl.Series([user]))[0] for user in users]
+    assert prepared.train.groups.tolist() == expected
+    assert prepared.valid.groups.tolist() == expected
+
+
 @settings(deadline=None)
 @given(chunks=st.lists(st.lists(st.text(max_size=20) | st.none(), max_size=30), max_size=6))
 def test_codes_tell_values_apart(chunks):
@@ -174,6 +224,18 @@ def test_codes_tell_values_apart(chunks):
         assert out.tolist() == [seen[value] for value in chunk]
     assert codes.texts().to_list() == list(seen)
     assert codes.counts.tolist() == counts
+
+
+@settings(deadline=None)
+@given(cells=st.lists(st.text("abé", max_size=9), min_size=1, max_size=5))
+def test_codes_of_cells_at_the_end_of_a_short_text(cells):
+    """A value is compared eight bytes at a time, though not so many are there."""
+    data = ",".join(cells).encode()
+    ends = [*(place for place, byte in enumerate(data) if byte == ord(",")), len(data)]
+    before, end = np.array([-1, *ends[:-1]], np.int32), np.array(ends, np.int32)
+    codes, out = ValueCodes(), np.empty(len(cells), np.int32)
+    codes.add_cells(CellSpan(np.frombuffer(data, np.uint8), before, end), EVERY_ROW, out)
+    assert codes.texts()[out].fill_null("").to_list() == cells
 
 
 def test_codes_of_many_values():

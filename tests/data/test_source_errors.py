@@ -3,6 +3,7 @@
 import gzip
 import os
 import re
+from unittest import mock
 
 import fsspec
 import pandas as pd
@@ -12,8 +13,12 @@ import pytest
 import zstandard
 from fsspec.registry import known_implementations
 
+from clickherd.data import prepare as preparing
+from clickherd.data import schema
+from clickherd.data import text as reading
 from clickherd.data.config import DataConfig
 from clickherd.data.prepare import prepare
+from clickherd.data.recorded import RecordedRows
 from clickherd.data.source import open_source
 from clickherd.errors import DataError
 
@@ -106,14 +111,30 @@ def test_duplicated_columns(tmp_path):
     ],
 )
 @pytest.mark.parametrize("suffix", ["", ".gz", ".zst"])
-def test_broken_rows_name_the_line(tmp_path, content, line, text, suffix):
+def test_broken_rows_name_the_line(tmp_path, monkeypatch, content, line, text, suffix):
     compress = {"": bytes, ".gz": gzip.compress, ".zst": zstandard.compress}[suffix]
     path = write(tmp_path, compress(content.encode()), f"a.csv{suffix}")
     error = fails(path, text, str(path), f"line {line}")
     assert error.line == line
+    monkeypatch.setattr(preparing, "SAMPLE_ROWS", 1)  # otherwise it is met before the cache is touched
     with pytest.raises(DataError, match=re.escape(text)):
         prepare(path, CONFIG, cache_dir=tmp_path / "cache")
-    assert not any((tmp_path / "cache").glob("**/*")), "something is left behind"
+    assert list((tmp_path / "cache").iterdir()) == [], "something is left behind"
+
+
+def test_a_broken_row_met_after_others_were_recorded_leaves_nothing(tmp_path, monkeypatch):
+    path = write(tmp_path, "label,a\n" + "1,x\n0,y\n" * 20 + "1\n")
+    for module in (preparing, schema):
+        monkeypatch.setattr(module, "SAMPLE_ROWS", 8)
+    monkeypatch.setattr(reading, "_SPAN_ROWS", 4)
+    monkeypatch.setattr(reading, "_PIECE_BYTES", 0)  # every span is a chunk
+    with (
+        mock.patch.object(RecordedRows, "append", autospec=True, side_effect=RecordedRows.append) as append,
+        pytest.raises(DataError, match="line 42"),
+    ):
+        prepare(path, CONFIG, cache_dir=tmp_path / "cache")
+    assert append.call_count >= 5
+    assert list((tmp_path / "cache").iterdir()) == []
 
 
 def test_broken_row_far_into_the_file(tmp_path):

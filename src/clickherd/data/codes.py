@@ -2,7 +2,7 @@
 
 A code is the position among the distinct values in the order in which they came; code 0 is a missing value. The index
 is an open-addressing table that grows. A slot is two words: the value's first eight bytes (of a longer one its hash),
-and the hash's high bits, the value's length and its code, so that a short value is found by one look at the table.
+and 24 bits of the hash, the value's length and its code, so that a short value is found by one look at the table.
 """
 
 from __future__ import annotations

@@ -142,6 +142,7 @@ class CategoricalColumn(StreamedColumn):
         self._hash = HashBuckets(buckets=buckets, null_values=config.null_values) if buckets else None
         self._multi = column.role == "multi"
         self._codes = ValueCodes()
+        self._distinct = pl.Series(dtype=pl.String)  # the values by code, once all are counted
         self._dtype: pl.DataType = pl.String()
         self._out = np.empty(0, np.int32)
         self._from_cells = False  # whether texts were taken as they lie, those that mean missing among them
@@ -167,6 +168,7 @@ class CategoricalColumn(StreamedColumn):
         self._rows += int(train.sum()) if len(train) else chunk.height
         name = self.column.name
         if name in chunk.cells:
+            assert len(self._out) == chunk.height
             return (self._out,)
         values = chunk.frame[name]
         if self._multi:
@@ -223,7 +225,9 @@ class CategoricalColumn(StreamedColumn):
             facts: dict[str, Any] = {"missing": self._empty_rows / rows, "vocabulary": self._hash.buckets}
             facts["separated"] = self._separated
             return self._hash, facts, ""
-        table, num_missing = count_values(self._values(), self._codes.counts, config.null_values)
+        self._distinct = self._values()
+        table, num_missing = count_values(self._distinct, self._codes.counts, config.null_values)
+        del self._codes  # larger than the values themselves
         missing = self._empty_rows if self._multi else num_missing
         kept = table.filter(pl.col("count") >= config.min_count)["value"]
         present = self._rows - missing
@@ -239,7 +243,10 @@ class CategoricalColumn(StreamedColumn):
 
     def ids(self, encoding: Embedded) -> Ids | None:
         """The local id of each value's code."""
-        return encoding.encode(self._values()) if isinstance(encoding, Vocabulary) else None
+        if not isinstance(encoding, Vocabulary):
+            return None
+        # by a vocabulary of its own: the index of the encoder's would stay while the rows are written
+        return Vocabulary(encoding.values, encoding.null_values).encode(self._distinct)
 
 
 class NumberReader:
@@ -270,6 +277,7 @@ class NumberReader:
         cells = chunk.cells.get(name)
         if cells is None or not self._mend(cells):
             return read_numbers(chunk.column(name), chunk, self._config.null_values, fitted=self._fitted)
+        assert len(self._numbers) == chunk.height
         return self._numbers
 
     def labels(self, name: str, chunk: RawChunk) -> Floats | None:

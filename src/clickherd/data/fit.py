@@ -21,7 +21,7 @@ from clickherd.data.numeric import MinMax, Scaling, Standard
 from clickherd.data.parallel import ahead, in_parallel
 from clickherd.data.recorded import RecordedRows
 from clickherd.data.schema import Column, Schema, check_features, drop, note_crosses
-from clickherd.data.source import RawChunk, Source
+from clickherd.data.source import CHUNK_ROWS, RawChunk, Source
 from clickherd.data.split import NAMES, TRAIN, Splits, Splitter
 from clickherd.data.store import TRUTH
 from clickherd.data.values import Floats, as_label_texts, as_texts, read_labels
@@ -40,13 +40,17 @@ class Fitted:
     encoder: Encoder
     rows: dict[str, int]  # split → rows of the training source
     facts: dict[str, dict[str, Any]]  # column → what the profile says of it
-    streamed: Mapping[str, StreamedColumn]  # the embedded columns as they were counted
+    streamed: dict[str, StreamedColumn]  # the embedded columns as they were counted
 
     def tables(self) -> dict[str, Ids]:
-        """The local id of each code, for the columns of which codes were recorded."""
-        jobs = [partial(column.ids, self.encoder.embedded[name]) for name, column in self.streamed.items()]
-        found = zip(self.streamed, in_parallel(jobs), strict=True)
-        return {name: ids for name, ids in found if ids is not None}
+        """The local id of each code, for the columns of which codes were recorded; once, for what was counted goes."""
+
+        def ids(name: str) -> Ids | None:
+            return self.streamed.pop(name).ids(self.encoder.embedded[name])
+
+        names = list(self.streamed)
+        found = zip(names, in_parallel([partial(ids, name) for name in names]), strict=True)
+        return {name: table for name, table in found if table is not None}
 
 
 def fit(
@@ -70,6 +74,7 @@ def fit(
     targets = _Targets(source, schema, config)
     rows = np.zeros(len(NAMES), np.int64)
     wanted = list(dict.fromkeys([*streamed, schema.label, *targets.columns]))
+    assert not streamed.keys() & targets.readers.keys()
     readers = {name: column for name, column in streamed.items() if column.takes_cells} | targets.readers
     for chunk, first, splits in ahead(split_chunks(source, wanted, splitter, cells=readers)):
         train = EVERY_ROW if splits is None else splits == TRAIN
@@ -164,7 +169,7 @@ def split_chunks(
     source: Source,
     columns: list[str],
     splitter: Splitter | None,
-    rows: int = 262_144,
+    rows: int = CHUNK_ROWS,
     cells: Collection[str] = (),
 ) -> Iterator[tuple[RawChunk, int, Splits | None]]:
     """Chunks with the number of their first row and each row's split (None: all train)."""

@@ -113,6 +113,8 @@ def _find(
 
 def _buffers(texts: pl.Series) -> tuple[Bytes, Offsets]:
     """UTF-8 bytes and where each text begins; a null is empty. Both are read-only."""
+    if texts.has_nulls():  # a text that was made null may still have its bytes
+        texts = texts.fill_null("")
     array = texts.to_arrow(compat_level=pl.CompatLevel.oldest())
     _, offsets, data = array.buffers()
     where = np.frombuffer(offsets, np.int64)[array.offset : array.offset + len(array) + 1]

@@ -77,26 +77,15 @@ class DataFile:
             stat = Path(self.path).stat()
         return str(Path(self.path).resolve()), stat.st_size, stat.st_mtime_ns
 
-    def known_digest(self) -> str | None:
-        """The sha256 of the content if this process has read all of it, or the remote store's own checksum."""
-        if self.key is None:
-            with reading(self.name):
-                return str(self.filesystem.ukey(self.path))
-        return _digests.get(self.key)
-
-    def remember(self, digest: str) -> None:
-        """Keep the sha256 of the content, so that it need not be read for that again."""
-        if self.key is not None:
-            _digests[self.key] = digest
-
     def digest(self) -> str:
-        """The sha256 of the bytes, reading them if need be."""
-        known = self.known_digest()
-        if known is None:
-            with reading(self.name), Path(self.path).open("rb", buffering=0) as file:
-                known = hashlib.file_digest(file, "sha256").hexdigest()
-            self.remember(known)
-        return known
+        """The sha256 of the bytes, read once by a process; of a remote file the store's own checksum."""
+        with reading(self.name):
+            if self.key is None:
+                return str(self.filesystem.ukey(self.path))
+            if self.key not in _digests:
+                with Path(self.path).open("rb", buffering=0) as file:
+                    _digests[self.key] = hashlib.file_digest(file, "sha256").hexdigest()
+            return _digests[self.key]
 
 
 def _driver_errors() -> tuple[type[BaseException], ...]:

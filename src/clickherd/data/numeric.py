@@ -142,12 +142,12 @@ class NumberSummary:
         self.low, self.high = math.inf, -math.inf
         self.mean = self._squares = 0.0
 
-    def add(self, values: Floats) -> Floats:
-        """Take in one chunk, NaN being missing; returns the values that are there."""
+    def add(self, values: Floats) -> None:
+        """Take in one chunk, NaN being missing."""
         present = values[~np.isnan(values)]
         self.missing += len(values) - len(present)
         if not len(present):
-            return present
+            return
         count, mean = len(present), float(present.mean())
         delta, total = mean - self.mean, self.count + len(present)
         squares = present - mean
@@ -156,7 +156,6 @@ class NumberSummary:
         self.mean += delta * count / total
         self.count = total
         self.low, self.high = min(self.low, float(present.min())), max(self.high, float(present.max()))
-        return present
 
     @property
     def std(self) -> float:

@@ -31,14 +31,13 @@ from clickherd.data.parallel import ahead
 from clickherd.data.profile import SplitTally, build_profile
 from clickherd.data.recorded import RecordedRows, disk_full, store_bytes
 from clickherd.data.schema import SAMPLE_ROWS, infer_schema
-from clickherd.data.source import DataLike, Source, open_source
+from clickherd.data.source import CHUNK_ROWS, DataLike, Source, open_source
 from clickherd.data.split import NAMES, RandomSplit, plan_split
 from clickherd.data.store import Batch, Layout, Store, StoreWriter
 from clickherd.data.values import as_label_texts
 from clickherd.errors import DataError
 
-FORMAT = 4  # raise it when the same data would be encoded or described in another way
-CHUNK_ROWS = 262_144
+FORMAT = 5  # raise it when the same data would be encoded or described in another way
 _STALE_SECONDS = 86_400  # a partial folder that was not touched for so long belongs to a run that was killed
 
 

@@ -7,7 +7,7 @@ table makes an id of each code. A chunk's file is removed as soon as it is read.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -28,7 +28,7 @@ from clickherd.errors import DataError
 from clickherd.threads import get_threads
 
 _TILE = 64  # rows that are turned at a time, so that they stay in the processor's nearest cache
-_TARGETS = ""  # the name of labels, groups and truth beside the columns'
+_TARGETS, _SPLITS = 0, 1  # keys of labels, groups and truth, and of the splits, beside the columns' names
 
 Rows = npt.NDArray[np.int64]
 
@@ -39,23 +39,28 @@ class _Chunk:
 
     path: Path
     num_rows: int
-    splits: Splits | None
-    places: dict[str, list[tuple[int, np.dtype[Any], int]]] = field(default_factory=dict)  # offset, dtype, length
+    places: dict[str | int, list[tuple[int, np.dtype[Any], int]]] = field(default_factory=dict)  # offset, dtype, length
 
-    def write(self, columns: Mapping[str, Arrays]) -> None:
+    def write(self, columns: Iterable[tuple[str | int, Arrays]]) -> None:
         with self.path.open("wb") as file:
-            for name, arrays in columns.items():
+            for name, arrays in columns:
                 self.places[name] = [(0, array.dtype, len(array)) for array in arrays]
                 for position, array in enumerate(arrays):
                     self.places[name][position] = (file.tell(), array.dtype, len(array))
                     file.write(np.ascontiguousarray(array).data)
 
-    def read(self, file: BinaryIO, name: str) -> list[npt.NDArray[Any]]:
-        """A column's arrays."""
+    def read(self, file: BinaryIO, name: str | int) -> list[npt.NDArray[Any]]:
+        """A column's arrays.
+
+        Raises:
+            DataError: the file ends before them.
+        """
         arrays = []
         for offset, dtype, length in self.places[name]:
             file.seek(offset)
             arrays.append(np.fromfile(file, dtype, length))
+            if len(arrays[-1]) < length:
+                raise DataError("recorded rows were cut off", file=self.path, mend="Check the disk, and run again.")
         return arrays
 
 
@@ -65,7 +70,7 @@ class RecordedRows:
     def __init__(self, folder: Path) -> None:
         folder.mkdir()
         self.folder = folder
-        self.num_rows = self.num_bytes = 0
+        self.num_bytes = 0
         self._chunks: list[_Chunk] = []
 
     def append(self, columns: Mapping[str, Arrays], targets: Arrays, splits: Splits | None) -> None:
@@ -75,20 +80,20 @@ class RecordedRows:
             DataError: the disk is too small.
             OSError: it cannot be written.
         """
-        every = {**columns, _TARGETS: targets}
-        size = sum(array.nbytes for arrays in every.values() for array in arrays)
-        chunk = _Chunk(self.folder / f"{len(self._chunks)}.rows", len(targets[0]), splits)
-        self.num_rows += chunk.num_rows
+        every: list[tuple[str | int, Arrays]] = [*columns.items(), (_TARGETS, targets)]
+        every.append((_SPLITS, () if splits is None else (splits,)))
+        size = sum(array.nbytes for _, arrays in every for array in arrays)
+        chunk = _Chunk(self.folder / f"{len(self._chunks)}.rows", len(targets[0]))
         self.num_bytes += size
         if size > shutil.disk_usage(self.folder).free:
-            raise disk_full(self.folder.parent.parent, store_bytes(len(columns), self.num_rows))
+            raise disk_full(self.folder.parent.parent, None)  # how many rows will come is not known
         chunk.write(every)
         self._chunks.append(chunk)
 
-    def batches(self, encoder: Encoder, tables: Mapping[str, Ids]) -> Iterator[list[tuple[str, Batch]]]:
+    def batches(self, encoder: Encoder, tables: dict[str, Ids]) -> Iterator[list[tuple[str, Batch]]]:
         """Chunk by chunk the encoded rows of each split that has some, with its name; once.
 
-        `tables` gives the local id of each code, for the columns of which codes were recorded.
+        `tables` gives the local id of each code, for the columns of which codes were recorded; it is emptied.
         """
         remap = _Remap(encoder, tables)
         while self._chunks:
@@ -103,19 +108,25 @@ class RecordedRows:
 class _Remap:
     """From codes to ids."""
 
-    def __init__(self, encoder: Encoder, tables: Mapping[str, Ids]) -> None:
-        self._encoder, self._local = encoder, tables
+    def __init__(self, encoder: Encoder, tables: dict[str, Ids]) -> None:
+        self._encoder = encoder
         fields = encoder.layout.fields
         self._single, self._multi = fields[: encoder.layout.num_single], fields[encoder.layout.num_single :]
-        empty = np.empty(0, np.int32)
-        by_field = [tables[f.name] + np.int32(f.offset) if f.name in tables else empty for f in self._single]
-        begins = np.cumsum([0, *map(len, by_field)])[:-1]
-        self._begins = np.where([f.name in tables for f in self._single], begins, -1).astype(np.int64)
-        self._table = np.concatenate([empty, *by_field])
+        self._local = {f.name: tables.pop(f.name) for f in self._multi if f.name in tables}
+        self._table = np.empty(sum(map(len, tables.values())), np.int32)  # one single-valued field's after the other's
+        self._begins = np.full(len(self._single), -1, np.int64)  # where each one's begins; -1: it has none
+        self._codes = np.empty((0, 0), np.int32)  # of one chunk
+        filled = 0
+        for position, single in enumerate(self._single):
+            if single.name in tables:
+                local = tables.pop(single.name)
+                self._begins[position] = filled
+                np.add(local, single.offset, out=self._table[filled : filled + len(local)])
+                filled += len(local)
 
     def batches(self, chunk: _Chunk, file: BinaryIO) -> list[tuple[str, Batch]]:
         """The encoded rows of each split that has some."""
-        splits = np.zeros(chunk.num_rows, np.uint8) if chunk.splits is None else chunk.splits
+        (splits,) = chunk.read(file, _SPLITS) or (np.zeros(chunk.num_rows, np.uint8),)
         rows = [np.flatnonzero(splits == index) for index in range(len(NAMES))]
         ids = self._ids(chunk, file, rows)
         bags = [self._bag(multi, *chunk.read(file, multi.name)) for multi in self._multi]
@@ -141,7 +152,10 @@ class _Remap:
 
     def _ids(self, chunk: _Chunk, file: BinaryIO, rows: Sequence[Rows]) -> list[Ids]:
         """The ids (N, S) of the single-valued fields, for each of the sets of rows."""
-        codes = np.empty((len(self._single), chunk.num_rows), np.int32)
+        shape = len(self._single), chunk.num_rows
+        if self._codes.shape != shape:  # pages that are new have to be cleared first
+            self._codes = np.empty(shape, np.int32)
+        codes = self._codes
 
         def encode(position: int, values: npt.NDArray[Any]) -> None:
             single = self._single[position]

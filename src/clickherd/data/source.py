@@ -25,6 +25,8 @@ DataLike: TypeAlias = Any
 """A path, glob, folder or URL, or a list of them; a pandas or polars frame, a LazyFrame, a pyarrow Table or
 RecordBatchReader, anything with `__arrow_c_stream__`, or a mapping of column names to values."""
 
+CHUNK_ROWS = 262_144  # other chunks would round sums of numbers otherwise
+
 
 @dataclass(frozen=True)
 class RawChunk:
@@ -77,7 +79,7 @@ class Source:
         return hashlib.sha256("\n".join(part.digest() for part in self._parts).encode()).hexdigest()
 
     def chunks(
-        self, columns: Sequence[str] | None = None, rows: int = 262_144, cells: Collection[str] = ()
+        self, columns: Sequence[str] | None = None, rows: int = CHUNK_ROWS, cells: Collection[str] = ()
     ) -> Iterator[RawChunk]:
         """All rows in order, at most `rows` at a time, with the given columns in the given order.
 

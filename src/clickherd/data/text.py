@@ -73,6 +73,7 @@ class TextPart(Part):
                 (cell.strip() if self.has_header else "") or f"column_{i}" for i, cell in enumerate(records[0], 1)
             )
         self.dtypes = dict.fromkeys(columns, pl.String())
+        self._positions = {name: position for position, name in enumerate(self.dtypes)}
         check_names(columns, self.name, "Rename one, or say --set data.header=false if the first line holds data.")
         if self.has_header and len(records) == 1 and not next(self._spans(1), None):
             raise DataError(
@@ -179,7 +180,7 @@ class TextPart(Part):
         return Piece(frame, first_row, first_line, {name: found[name] for name in columns if name in cells})
 
     def _cells(self, spans: Sequence[Span], name: str) -> Cells:
-        index = list(self.dtypes).index(name)
+        index = self._positions[name]
         cut = [
             CellSpan(span.text, span.bounds[index], span.bounds[index + 1]) for span in spans if span.bounds is not None
         ]

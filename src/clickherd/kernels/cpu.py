@@ -15,7 +15,7 @@ import torch
 from numba import njit
 from torch import Tensor
 
-from clickherd.kernels.cpu_update import TINY, TINY_GRADIENT, TINY_SQUARE, catch_up, cowclip_adam, cowclip_adam_rows
+from clickherd.kernels.cpu_update import adam_span, catch_up, cowclip_adam, cowclip_adam_rows
 from clickherd.threads import share_out
 
 if TYPE_CHECKING:
@@ -72,15 +72,15 @@ def adam(
     step: AdamStep,
 ) -> None:
     """The update of the network's weights, in place."""
-    constants = step.corrected_rate, step.beta1, 1 - step.beta1, step.beta2, 1 - step.beta2, step.epsilon
+    constants = step.corrected_rate, 0.0, step.beta1, 1 - step.beta1, step.beta2, 1 - step.beta2, step.epsilon
     scalars = tuple(map(np.float32, constants))
     for tensors in zip(weights, exp_avgs, exp_avg_sqs, grads, strict=True):
         flat = [tensor.numpy().reshape(-1) for tensor in tensors]
-        share_out(partial(_adam_span, flat, scalars), len(flat[0]), CHUNK)
+        share_out(partial(_adam, flat, scalars), len(flat[0]), CHUNK)
 
 
-def _adam_span(flat: list[Array], scalars: tuple[np.float32, ...], first: int, last: int) -> None:
-    _adam(*(array[first:last] for array in flat), *scalars)
+def _adam(flat: list[Array], scalars: tuple[np.float32, ...], first: int, last: int) -> None:
+    adam_span(*flat, first, last, True, *scalars)
 
 
 @_jit
@@ -160,26 +160,3 @@ def _scatter_add_bag(
                 grad[i, 0] += share * grad_wide[b]
             for d in range(first, width):
                 grad[i, d] += share * grad_rows[b, field, d - first]
-
-
-@_jit
-def _adam(
-    weight: Array,
-    exp_avg: Array,
-    exp_avg_sq: Array,
-    grad: Array,
-    rate: float,
-    beta1: float,
-    rest1: float,
-    beta2: float,
-    rest2: float,
-    epsilon: float,
-) -> None:
-    zero = np.float32(0.0)
-    for j in range(len(weight)):
-        g = grad[j] if abs(grad[j]) > TINY_GRADIENT else zero
-        m = beta1 * exp_avg[j] + rest1 * g
-        v = beta2 * exp_avg_sq[j] + rest2 * g * g
-        weight[j] -= rate * m / (np.sqrt(v) + epsilon)
-        exp_avg[j] = m if abs(m) > TINY else zero
-        exp_avg_sq[j] = v if v > TINY_SQUARE else zero

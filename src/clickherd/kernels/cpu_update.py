@@ -159,7 +159,7 @@ def _clip_row(
 
 
 @_jit
-def _adam_span(
+def adam_span(
     weight: Array,
     exp_avg: Array,
     exp_avg_sq: Array,
@@ -232,14 +232,14 @@ def _cowclip_adam(
                     num_clipped += was_clipped
         has_grad = num_touched > 0 or clip_absent
         if not touched_only:
-            _adam_span(
+            adam_span(
                 weight, exp_avg, exp_avg_sq, grad, start * width, stop * width, has_grad,
                 rate, l2, beta1, rest1, beta2, rest2, epsilon,
             )  # fmt: skip
         elif num_touched:
             for i in range(start, stop):
                 if counts[i] > 0:
-                    _adam_span(
+                    adam_span(
                         weight, exp_avg, exp_avg_sq, grad, i * width, (i + 1) * width, True,
                         rate, l2, beta1, rest1, beta2, rest2, epsilon,
                     )  # fmt: skip
@@ -322,7 +322,7 @@ def _cowclip_adam_rows(
                 begin, end = rows[n] * width, (rows[n] + 1) * width
                 if clip < np.inf:
                     num_clipped += _clip_row(weight, grad, begin + first, end, counts[rows[n]], l2, clip, floor)
-                _adam_span(
+                adam_span(
                     weight, exp_avg, exp_avg_sq, grad, begin, end, True, rate, l2, beta1, rest1, beta2, rest2, epsilon
                 )
                 grad[begin:end] = 0.0
@@ -375,7 +375,7 @@ def _catch_up_rows(
                     _copy(ms, m)
                     _copy(vs, v)
                     for s in range(sinces[n], len(rates)):
-                        _adam_span(w, m, v, w, 0, LANES, False, rates[s], l2s[s], beta1, rest1, beta2, rest2, epsilon)
+                        adam_span(w, m, v, w, 0, LANES, False, rates[s], l2s[s], beta1, rest1, beta2, rest2, epsilon)
                     _copy(w[: end - begin], ws)
                     _copy(m[: end - begin], ms)
                     _copy(v[: end - begin], vs)
@@ -408,7 +408,7 @@ def _catch_up_all(
                 stop += 1
             since = np.int64(current[start]) + 1 - first_step
             for s in range(since, len(rates)):
-                _adam_span(
+                adam_span(
                     weight, exp_avg, exp_avg_sq, weight, start * width, stop * width, False,
                     rates[s], l2s[s], beta1, rest1, beta2, rest2, epsilon,
                 )  # fmt: skip

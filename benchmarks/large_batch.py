@@ -101,7 +101,13 @@ def main() -> None:
         "data": {"label": args.label},
         "model": {"name": args.model},
         "optim": {"base_batch_size": args.base_batch},
-        "train": {"epochs": args.epochs, "patience": None, "micro_batch_size": 1024, "threads": args.threads},
+        "train": {
+            "epochs": args.epochs,
+            "patience": None,
+            "micro_batch_size": 1024,
+            "threads": args.threads,
+            "precision": "fp32",  # the same tables on CPUs with and without bf16 units
+        },
     }
     base = merge(base, parse_assignments(args.set))
     threads = use_threads(args.threads)

@@ -515,6 +515,17 @@ def test_bench_holds_training_against_its_matrix_products(run: Run) -> None:
             record["rows_per_second"] / record["products_rows_per_second"], abs=1e-3
         )
     assert "cores" in err
+    assert "dcnv2, products in" in err
+
+
+def test_an_interruption_before_training_is_told(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("clickherd.runs.prepare_sources", interrupted)
+    code, _, err = run("train", "clicks.csv", "--label", "clicked")
+    assert code == 130
+    assert "interrupted" in err
 
 
 def test_bench_of_a_network_without_products_and_with_settings_it_does_not_take(run: Run) -> None:

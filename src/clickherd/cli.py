@@ -26,6 +26,8 @@ from clickherd.errors import ConfigError, Interrupted, UserError
 if TYPE_CHECKING:
     from clickherd.runs import Run
 
+INTERRUPTED = 130  # as shells have it for Ctrl-C
+
 app = typer.Typer(
     help="Click logs in, a calibrated click model out, trained at huge batches.",
     no_args_is_help=True,
@@ -224,10 +226,12 @@ def bench(
     from clickherd import machine
     from clickherd.bench import bench as measure
     from clickherd.config import merge, parse_assignments, resolve
+    from clickherd.runtime import precision_on
 
     config = resolve(merge({"model": {"name": model}}, parse_assignments(set_ or [])))
     batch_sizes = batch_size or [1024, 8192, 65_536, 131_072]
-    _announce(f"{machine.describe()}\nnothing else should run meanwhile")
+    precision = precision_on("cpu", config.train.precision)
+    _announce(f"{machine.describe()}\n{config.model.name}, products in {precision}; nothing else should run meanwhile")
     table = Table("batch", "rows/s", "products alone", "share", "peak MiB")
     records = []
     for record in measure(config, rows=rows, ids=ids, batch_sizes=batch_sizes):
@@ -333,10 +337,11 @@ def main() -> None:
         sys.exit(2)
     except Interrupted as stop:
         _announce(f"interrupted; continue with: clickherd train --resume {stop.folder}")
-        sys.exit(130)
-    except KeyboardInterrupt:
-        _print_error("interrupted before there was anything to resume")
-        sys.exit(1)
+        sys.exit(INTERRUPTED)
+    except SystemExit as end:
+        if end.code == INTERRUPTED:  # typer's answer to a KeyboardInterrupt, which does not come this far
+            _print_error("interrupted; what had been trained since the last checkpoint is lost")
+        raise
     except OSError as error:
         if error.errno != errno.ENOSPC:
             raise

@@ -1,8 +1,8 @@
 """How fast this machine trains, and how fast its matrix products would let it: `clickherd bench`.
 
 The rows are random: 13 numeric columns and 26 fields of Zipf-distributed ids, as Criteo's. What is timed is an epoch of
-the training loop itself, checkpoints included, on the encoded store; what it is held against is the time of the
-network's matrix products alone, at the same micro-batch size, which no trainer that computes them can beat.
+the training loop itself on the encoded store, without the checkpoint at its end; what it is held against is the time of
+the network's matrix products alone, on the same micro-batches, which no trainer that computes them can beat.
 """
 
 from __future__ import annotations

@@ -44,9 +44,9 @@ class _Chunk:
     def write(self, columns: Iterable[tuple[str | int, Arrays]]) -> None:
         with self.path.open("wb") as file:
             for name, arrays in columns:
-                self.places[name] = [(0, array.dtype, len(array)) for array in arrays]
-                for position, array in enumerate(arrays):
-                    self.places[name][position] = (file.tell(), array.dtype, len(array))
+                places = self.places[name] = []
+                for array in arrays:
+                    places.append((file.tell(), array.dtype, len(array)))
                     file.write(np.ascontiguousarray(array).data)
 
     def read(self, file: BinaryIO, name: str | int) -> list[npt.NDArray[Any]]:

@@ -8,10 +8,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from clickherd.data.store import Batch, FieldLayout, Layout, Store, StoreWriter
 
-os.environ.setdefault("TRITON_INTERPRET", "1")  # before triton is imported: its kernels then need no GPU
+# Where Triton's kernels run in the tests: on a GPU if there is one, otherwise in its interpreter, on host memory. That
+# has to be said before triton is imported.
+TRITON_DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+if TRITON_DEVICE.type == "cpu":
+    os.environ.setdefault("TRITON_INTERPRET", "1")
 
 FIELD_SIZES = (40, 25, 12)
 NUM_NUMERIC = 2
@@ -51,6 +56,14 @@ def make_store(tmp_path: Path) -> Callable[..., Store]:
         return Store(path)
 
     return make
+
+
+@pytest.fixture(scope="session")
+def cuda() -> torch.device:
+    """The GPU; tests that need one are skipped where there is none."""
+    if TRITON_DEVICE.type == "cpu":
+        pytest.skip("torch finds no CUDA device")
+    return TRITON_DEVICE
 
 
 @pytest.fixture(scope="session")

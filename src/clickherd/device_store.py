@@ -21,7 +21,7 @@ from clickherd.kernels import Bags
 from clickherd.network import TensorBatch
 
 SHARE = 0.5  # of the device memory that is free, at most, goes to the rows
-CHUNK = 1 << 22  # elements or rows copied at a time: the store may be larger than host memory
+CHUNK = 1 << 26  # bytes copied at a time: the store may be larger than host memory
 
 
 class Epoch(Protocol):
@@ -124,8 +124,22 @@ def device_order(seed: int, epoch: int, num_rows: int, device: torch.device) -> 
 
 
 def loaded(column: npt.NDArray[Any], device: torch.device) -> Tensor:
-    """A column in device memory."""
-    out = torch.empty(column.shape, dtype=torch.from_numpy(np.empty(0, column.dtype)).dtype, device=device)
-    for start in range(0, len(column), CHUNK):
-        out[start : start + CHUNK] = torch.from_numpy(np.array(column[start : start + CHUNK]))
+    """A column in device memory. To a GPU it goes through pinned memory: one chunk is read while one is on its way."""
+    dtype = torch.from_numpy(np.empty(0, column.dtype)).dtype
+    out = torch.empty(column.shape, dtype=dtype, device=device)
+    size = max(1, CHUNK * len(column) // max(column.nbytes, 1))
+    if device.type == "cpu":
+        for start in range(0, len(column), size):
+            out[start : start + size] = torch.from_numpy(np.array(column[start : start + size]))
+        return out
+    staged = [torch.empty((min(size, len(column)), *column.shape[1:]), dtype=dtype, pin_memory=True) for _ in range(2)]
+    sent = [torch.cuda.Event() for _ in staged]  # type: ignore[no-untyped-call]  # torch leaves it untyped
+    with torch.cuda.device(device):
+        for k, start in enumerate(range(0, len(column), size)):
+            chunk = column[start : start + size]
+            sent[k % 2].synchronize()
+            here = staged[k % 2][: len(chunk)]
+            np.copyto(here.numpy(), chunk)
+            out[start : start + size].copy_(here, non_blocking=True)
+            sent[k % 2].record()
     return out

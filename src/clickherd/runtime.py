@@ -49,7 +49,8 @@ def precision_on(device: str, precision: str) -> str:
     """The precision that `train.precision` stands for on a device: fp32, tf32 or bf16."""
     if precision != "auto":
         return precision
-    return "bf16" if device == "cpu" and has_bf16_units() else "fp32"
+    able = has_bf16_units() if device == "cpu" else torch.cuda.is_bf16_supported(including_emulation=False)
+    return "bf16" if able else "fp32"
 
 
 def precision_here(device: str, precision: str) -> str:

@@ -17,17 +17,20 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource, compile
 from clickherd.kernels import gpu
 
-INTEGERS = {"counts": "*i32", "current": "*i32", "ids": "*i32", "tallies": "*i32", "values": "*i32", "offsets": "*i64",
-            "owners": "*i64"}
+INTEGERS = {"owners": "*i64", "offsets": "*i64"} | dict.fromkeys(
+    ("counts", "current", "ids", "tallies", "values", "reached", "count", "num_taken"), "*i32")
 FLOATS = {"rate", "l2", "clip", "floor", "beta1", "rest1", "beta2", "rest2", "epsilon"}
-TABLES = {"weight", "exp_avg", "exp_avg_sq", "grad", "rows", "linear", "grad_rows", "grad_wide", "steps"}
+TABLES = {"weight", "exp_avg", "exp_avg_sq", "grad", "rows", "linear", "grad_rows", "grad_wide", "steps", "out",
+          "sums"}
 BLOCKS = {"BLOCK_B": gpu.ROWS, "BLOCK_N": gpu.LOOKUPS, "BLOCK_V": gpu.TABLE_ROWS, "BLOCK_W": 16,
-          "NUM_TALLIES": gpu.TALLIES}
+          "NUM_TALLIES": gpu.TALLIES, "WIDTH": 11, "BLOCK": 64}
 
 ONES = {"num_single": 1, "num_fields": 1, "width": 1}  # Triton takes whole numbers that are 1 for constants
 
 
 def type_of(name):
+    if name == "rows" and name not in TABLES:
+        return "*i32"  # ids of them, where other kernels have the rows themselves
     return INTEGERS.get(name) or ("fp32" if name in FLOATS else "*fp32" if name in TABLES else "i32")
 
 
@@ -37,7 +40,9 @@ def check(kernel, constants):
     compile(ASTSource(kernel, signature, values), target=GPUTarget("cuda", 90, 32))
 
 
-for kernel in (gpu._gather, gpu._gather_bag, gpu._scatter_add, gpu._update, gpu._catch_up):
+for kernel in (gpu._gather, gpu._gather_bag, gpu._scatter_add, gpu._claim, gpu._update, gpu._catch_up,
+               gpu._relu_backward):
+    TABLES = TABLES - {"rows"} if kernel in (gpu._claim, gpu._update, gpu._catch_up) else TABLES | {"rows"}
     switches = [p.name for p in kernel.params if p.is_constexpr and p.name not in BLOCKS]
     check(kernel, BLOCKS | dict.fromkeys(switches, 0))
     check(kernel, BLOCKS | dict.fromkeys(switches, 1))

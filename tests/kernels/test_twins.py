@@ -15,11 +15,13 @@ from hypothesis import strategies as st
 from clickherd.kernels import AdamStep, Kernels, cpu, reference
 from clickherd.runtime import threads_kept
 from clickherd.threads import _Team, set_threads
+from conftest import TRITON_DEVICE
 
 try:
     from clickherd.kernels import gpu
 except ModuleNotFoundError:  # triton is built for Linux alone
     gpu = None  # type: ignore[assignment]
+CPU = torch.device("cpu")
 needs_triton = pytest.mark.skipif(gpu is None, reason="triton is not installed")
 
 
@@ -102,23 +104,36 @@ def test_triton_lags_and_catches_up_as_the_reference(problem: dict[str, Any], la
 def test_triton_adds_up_an_id_that_every_row_has() -> None:
     """Rows enough for several programs, ids alike within and across them, values of one bag alike as well."""
     rows = 200
-    ids = torch.stack([torch.zeros(rows), 1 + torch.arange(rows) % 3], dim=1).int()
-    values, offsets = torch.full((3 * rows,), 4, dtype=torch.int32), torch.arange(0, 3 * rows + 1, 3)
-    grad, counts = torch.zeros(5, 3), torch.zeros(5, dtype=torch.int32)
-    gpu.scatter_add(grad, counts, ids, ((values, offsets),), torch.full((rows, 3, 2), 0.5), torch.ones(rows))
+    with TRITON_DEVICE:
+        ids = torch.stack([torch.zeros(rows), 1 + torch.arange(rows) % 3], dim=1).int()
+        values, offsets = torch.full((3 * rows,), 4, dtype=torch.int32), torch.arange(0, 3 * rows + 1, 3)
+        grad, counts = torch.zeros(5, 3), torch.zeros(5, dtype=torch.int32)
+        gpu.scatter_add(grad, counts, ids, ((values, offsets),), torch.full((rows, 3, 2), 0.5), torch.ones(rows))
     assert counts.tolist() == [200, 67, 67, 66, 600]
     occurrences = torch.tensor([200.0, 67, 67, 66, 200])
-    torch.testing.assert_close(grad, torch.stack([occurrences, occurrences / 2, occurrences / 2], dim=1))
+    torch.testing.assert_close(grad.cpu(), torch.stack([occurrences, occurrences / 2, occurrences / 2], dim=1))
+
+
+def devices_of(twin: Kernels) -> tuple[tuple[Kernels, torch.device], ...]:
+    """The reference and its twin, and where each is to run."""
+    return (reference, CPU), (twin, TRITON_DEVICE if twin is gpu else CPU)
+
+
+def copied(problem: dict[str, Any], device: torch.device) -> dict[str, Any]:
+    """The problem with tensors of its own, on the device."""
+    bags = tuple((values.to(device), offsets.to(device)) for values, offsets in problem["bags"])
+    tensors = {name: value.to(device, copy=True) for name, value in problem.items() if isinstance(value, torch.Tensor)}
+    return problem | tensors | {"bags": bags}
 
 
 def check_a_step(twin: Kernels, problem: dict[str, Any]) -> None:
     """Gather, scatter and update once; the results are the reference's."""
     results = []
-    for kernels in (reference, twin):
-        p = {name: value.clone() if isinstance(value, torch.Tensor) else value for name, value in problem.items()}
+    for kernels, device in devices_of(twin):
+        p = copied(problem, device)
         rows, wide = kernels.gather(p["weight"], p["ids"], p["bags"], p["wide"])
         grad = torch.zeros_like(p["weight"])
-        counts = torch.zeros(len(grad), dtype=torch.int32)
+        counts = torch.zeros(len(grad), dtype=torch.int32, device=device)
         kernels.scatter_add(grad, counts, p["ids"], p["bags"], p["grad_rows"], p["grad_wide"])
         summed, occurrences = grad.clone(), counts.clone()
         tally = kernels.cowclip_adam(p["weight"], p["exp_avg"], p["exp_avg_sq"], grad, counts, p["wide"], p["adam"])
@@ -138,14 +153,14 @@ def check_a_lag(twin: Kernels, problem: dict[str, Any], lag: int, seed: int) -> 
     current = torch.from_numpy(rng.integers(first - 1, first + lag, num_ids).astype(np.int32))
     ids = torch.cat([problem["ids"].flatten(), *(values for values, _ in problem["bags"])])
     results = []
-    for kernels in (reference, twin):
-        p = {name: value.clone() if isinstance(value, torch.Tensor) else value for name, value in problem.items()}
-        table, reached = (p["weight"], p["exp_avg"], p["exp_avg_sq"]), current.clone()
-        kernels.catch_up(*table, reached, ids, missed)
-        assert (reached[ids.long()] == first + lag - 1).all()
-        grad, counts = torch.zeros_like(p["weight"]), torch.zeros(num_ids, dtype=torch.int32)
+    for kernels, device in devices_of(twin):
+        p, named = copied(problem, device), ids.to(device)
+        table, reached = (p["weight"], p["exp_avg"], p["exp_avg_sq"]), current.to(device, copy=True)
+        kernels.catch_up(*table, reached, named, missed)
+        assert (reached[named.long()] == first + lag - 1).all()
+        grad, counts = torch.zeros_like(p["weight"]), torch.zeros(num_ids, dtype=torch.int32, device=device)
         kernels.scatter_add(grad, counts, p["ids"], p["bags"], p["grad_rows"], p["grad_wide"])
-        tally = kernels.cowclip_adam_rows(*table, grad, counts, reached, ids, p["wide"], following)
+        tally = kernels.cowclip_adam_rows(*table, grad, counts, reached, named, p["wide"], following)
         assert not grad.any()
         assert not counts.any()
         kernels.catch_up(*table, reached, None, [*missed, following])
@@ -170,16 +185,44 @@ def test_cpu_updates_a_network_as_the_reference(problem: dict[str, Any], more: i
 def check_a_network(twin: Kernels, problem: dict[str, Any], more: int = 3) -> None:
     """Two weights of different shapes, one of them perhaps large enough to be updated by several threads."""
     results = []
-    for kernels in (reference, twin):
-        tensors = [[problem[name].clone(), torch.full((more,), 0.25)] for name in ("weight", "exp_avg", "exp_avg_sq")]
-        grads = [problem["weight"] * 0.5, torch.linspace(-1, 1, more)]
+    for kernels, device in devices_of(twin):
+        p = copied(problem, device)
+        tensors = [[p[name], torch.full((more,), 0.25, device=device)] for name in ("weight", "exp_avg", "exp_avg_sq")]
+        grads = [p["weight"] * 0.5, torch.linspace(-1, 1, more, device=device)]
         kernels.adam(tensors[0], tensors[1], tensors[2], grads, problem["adam"])
         results.append([tensor for pair in tensors for tensor in pair])
     assert_close(*results)
 
 
+@st.composite
+def layers(draw: st.DrawFn) -> tuple[torch.Tensor, torch.Tensor]:
+    """A ReLU's output, with its zeros, and a gradient of it; both in the dtype of the products."""
+    generator = torch.Generator().manual_seed(draw(st.integers(0, 2**32 - 1)))
+    shape = draw(st.integers(0, 150)), draw(st.integers(1, 150))
+    dtype = draw(st.sampled_from([torch.float32, torch.bfloat16]))
+    out, grad = torch.randn(2, *shape, generator=generator).to(dtype)
+    return out.relu_(), grad
+
+
+@pytest.mark.parametrize("twin", [pytest.param("cpu"), pytest.param("gpu", marks=needs_triton)])
+@given(layer=layers())
+@settings(max_examples=30, deadline=None)
+def test_the_way_back_through_a_relu_is_that_of_the_reference(
+    twin: str, layer: tuple[torch.Tensor, torch.Tensor]
+) -> None:
+    results = []
+    for kernels, device in devices_of(gpu if twin == "gpu" else cpu):
+        out, grad = (tensor.to(device, copy=True) for tensor in layer)
+        total = kernels.relu_backward(grad, out)
+        assert total.dtype == torch.float32
+        results.append([grad, total])
+    assert torch.equal(results[0][0], results[1][0].cpu())
+    torch.testing.assert_close(results[1][1].cpu(), results[0][1], rtol=1e-5, atol=1e-4)
+
+
 def assert_close(expected: list[torch.Tensor], got: list[torch.Tensor]) -> None:
-    for theirs, ours in zip(expected, got, strict=True):
+    for theirs, found in zip(expected, got, strict=True):
+        ours = found.cpu()
         size = max(float(theirs.abs().max()), 1e-12) if theirs.numel() else 1.0
         exact = not theirs.is_floating_point()
         torch.testing.assert_close(ours, theirs, rtol=0 if exact else 2e-5, atol=0 if exact else 2e-6 * size)

@@ -4,6 +4,7 @@
     scatter_add  gradients of those rows → one gradient per id, and how often each id occurred
     cowclip_adam the whole update of the table in one pass
     adam         the update of the network's weights
+    relu_backward  the way back through a ReLU, and the gradient of the bias before it
 
     cowclip_adam_rows and catch_up do the same row by row: an absent row changes only by decay and momentum, so it can
     fall behind and replay the steps that it missed when it is next needed.
@@ -134,6 +135,13 @@ class Kernels(Protocol):
         step: AdamStep,
     ) -> None:
         """Update the weights of a network in place, each of any shape, by Adam alone: no L2, no clip."""
+
+    def relu_backward(self, grad_BN: Tensor, out_BN: Tensor) -> Tensor:
+        """On the way back through a ReLU: set the gradient of its output to zero where that is zero, in place.
+
+        Returns its sum over the rows, shape (N,) float32: the gradient of a bias before the ReLU. Tensors are float32
+        or bfloat16 and contiguous.
+        """
 
 
 def kernels_for(device: torch.device) -> Kernels:

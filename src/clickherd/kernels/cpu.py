@@ -16,12 +16,13 @@ from numba import njit
 from torch import Tensor
 
 from clickherd.kernels.cpu_update import adam_span, catch_up, cowclip_adam, cowclip_adam_rows
+from clickherd.kernels.reference import relu_backward
 from clickherd.threads import share_out
 
 if TYPE_CHECKING:
     from clickherd.kernels import AdamStep, Bags
 
-__all__ = ["adam", "catch_up", "cowclip_adam", "cowclip_adam_rows", "gather", "scatter_add"]
+__all__ = ["adam", "catch_up", "cowclip_adam", "cowclip_adam_rows", "gather", "relu_backward", "scatter_add"]
 
 Array = npt.NDArray[Any]
 

@@ -27,6 +27,12 @@ ROWS = 32  # of the micro-batch that one program gathers
 TABLE_ROWS = 32  # of the table that one program updates
 LOOKUPS = 32  # that one program of `scatter_add` sums before it writes
 TALLIES = 128  # counters that programs share: one for all of them would be queued for
+CLAIMS = 256  # lookups that one program compares with the rows' steps, a thread each
+ELEMENTS = 1024  # of the table that one program catches up at a time
+COLUMNS = 64  # and rows of a layer's gradient that one program takes at a time
+PROGRAMS = 4096  # at most, where they share what there is: about two for each place on 132 multiprocessors
+
+Rows = tuple[Tensor, Tensor, Tensor]  # ids, the steps that they had reached, and how many there are
 
 
 def gather(weight_VW: Tensor, ids_BS: Tensor, bags: Bags, wide: bool) -> tuple[Tensor, Tensor]:
@@ -82,9 +88,7 @@ def cowclip_adam(
     adam: AdamStep,
 ) -> Tensor:
     """CowClip and Adam in one pass over the table; see `reference.cowclip_adam` for the equations."""
-    return _launch_update(
-        (weight_VW, exp_avg_VW, exp_avg_sq_VW, grad_VW, counts_V), counts_V, None, len(weight_VW), wide, adam
-    )
+    return _launch_update((weight_VW, exp_avg_VW, exp_avg_sq_VW, grad_VW, counts_V), None, wide, adam)
 
 
 def cowclip_adam_rows(
@@ -99,9 +103,8 @@ def cowclip_adam_rows(
     adam: AdamStep,
 ) -> Tensor:
     """`cowclip_adam` of the rows that `ids_N` names, each once however often it is named."""
-    return _launch_update(
-        (weight_VW, exp_avg_VW, exp_avg_sq_VW, grad_VW, counts_V), current_V, ids_N, len(ids_N), wide, adam
-    )
+    rows = _claimed(current_V, ids_N, adam.step)
+    return _launch_update((weight_VW, exp_avg_VW, exp_avg_sq_VW, grad_VW, counts_V), rows, wide, adam)
 
 
 def adam(
@@ -129,33 +132,72 @@ def catch_up(
     missed: Sequence[AdamStep],
 ) -> None:
     """Replay, in the rows that `ids_N` names or in all, the steps that they missed."""
-    num_rows = len(current_V) if ids_N is None else len(ids_N)
     if not missed:
         return
     steps = torch.tensor([(adam.corrected_rate, 2 * adam.l2) for adam in missed])
     if weight_VW.is_cuda:
         steps = steps.pin_memory().to(weight_VW.device, non_blocking=True)
+    num_rows, width = weight_VW.shape
+    tables, scalars = (weight_VW, exp_avg_VW, exp_avg_sq_VW), (missed[0].step, len(missed), *_constants(missed[0]))
+    if ids_N is not None:
+        rows_N, reached_N, count = _claimed(current_V, ids_N, missed[-1].step)
+        blocks = triton.cdiv(len(ids_N) * width, ELEMENTS)
+        _launch(
+            _catch_up, min(PROGRAMS, blocks), *tables, rows_N, reached_N, count, steps, len(ids_N), 0, blocks, *scalars,
+            WIDTH=width, NAMED=True, MASKED=True, BLOCK=ELEMENTS,
+        )  # fmt: skip
+        return
+    whole = num_rows * width // ELEMENTS  # blocks; what is left of a block needs masks, which would slow the others
+    for first, last in ((0, whole), (whole, triton.cdiv(num_rows * width, ELEMENTS))):
+        _launch(
+            _catch_up, min(PROGRAMS, last - first), *tables, current_V, current_V, current_V, steps, num_rows,
+            first, last, *scalars, WIDTH=width, NAMED=False, MASKED=first == whole, BLOCK=ELEMENTS,
+        )  # fmt: skip
+    current_V.fill_(missed[-1].step)
+
+
+def relu_backward(grad_BN: Tensor, out_BN: Tensor) -> Tensor:
+    """The gradient of a ReLU's input in place of that of its output, and its sum over the rows."""
+    num_rows, width = grad_BN.shape
+    sum_N = torch.zeros(width, device=grad_BN.device)
+    num_columns = triton.cdiv(width, COLUMNS)
     _launch(
-        _catch_up, triton.cdiv(num_rows, TABLE_ROWS),
-        weight_VW, exp_avg_VW, exp_avg_sq_VW, current_V, current_V if ids_N is None else ids_N, steps,
-        num_rows, weight_VW.shape[1], missed[0].step, len(missed), *_constants(missed[0]),
-        NAMED=ids_N is not None, BLOCK_V=TABLE_ROWS, BLOCK_W=_lanes(weight_VW.shape[1]),
+        _relu_backward, num_columns * min(PROGRAMS // 4, triton.cdiv(num_rows, COLUMNS)),
+        grad_BN, out_BN, sum_N, num_rows, width, num_columns, BLOCK=COLUMNS,
     )  # fmt: skip
+    return sum_N
 
 
-def _launch_update(
-    tables: tuple[Tensor, ...], current_V: Tensor, ids_N: Tensor | None, num_rows: int, wide: bool, adam: AdamStep
-) -> Tensor:
-    width = tables[0].shape[1]
+def _claimed(current_V: Tensor, ids_N: Tensor, step: int) -> Rows:
+    """Take the rows named that have not reached `step` there: each of them once, and the step that it had reached.
+
+    Kernels of their own update the rows taken. Within one, the threads that share a row would ask for its step at
+    different times, some of them after another one has set it.
+    """
+    rows_N, reached_N = torch.empty_like(ids_N), torch.empty_like(ids_N)
+    count = torch.zeros(1, dtype=torch.int32, device=ids_N.device)
+    _launch(
+        _claim, triton.cdiv(len(ids_N), CLAIMS),
+        current_V, ids_N, rows_N, reached_N, count, len(ids_N), step, BLOCK_N=CLAIMS, num_warps=CLAIMS // 32,
+    )  # fmt: skip
+    return rows_N, reached_N, count
+
+
+def _launch_update(tables: tuple[Tensor, ...], rows: Rows | None, wide: bool, adam: AdamStep) -> Tensor:
+    """Update the rows taken, or all."""
+    num_rows, width = tables[0].shape
+    named, count = tables[-1], tables[-1]
+    if rows is not None:
+        named, _, count = rows
+        num_rows = len(named)
     dim = width - int(wide)
     clips = dim > 0 and math.isfinite(adam.clip)
     floor = adam.clip * math.sqrt(dim) * adam.zeta if clips else 0.0
     tallies = torch.zeros(2, TALLIES, dtype=torch.int32, device=tables[0].device)
     _launch(
-        _update, triton.cdiv(num_rows, TABLE_ROWS),
-        *tables, current_V, current_V if ids_N is None else ids_N, tallies, num_rows, width, adam.step,
+        _update, min(PROGRAMS, triton.cdiv(num_rows, TABLE_ROWS)), *tables, named, count, tallies, num_rows, width,
         adam.corrected_rate, 2 * adam.l2, adam.clip if clips else 0.0, floor, *_constants(adam),
-        FIRST=int(wide), CLIPS=clips, TOUCHED_ONLY=adam.touched_only, NAMED=ids_N is not None,
+        FIRST=int(wide), CLIPS=clips, TOUCHED_ONLY=adam.touched_only, NAMED=rows is not None,
         NUM_TALLIES=TALLIES, BLOCK_V=TABLE_ROWS, BLOCK_W=_lanes(width),
     )  # fmt: skip
     return tallies.sum(dim=1)
@@ -265,90 +307,130 @@ def _adam(w, m, v, g, rate, beta1, rest1, beta2, rest2, epsilon):
     return w - rate * m / (tl.sqrt(v) + epsilon), m, v
 
 
-@triton.jit
-def _claim(current, row, there, step):
-    """Of all lookups of a row, the one that takes its step forward gets the step before; the others get `step`."""
-    before = tl.load(current + row, mask=there, other=step)
+# A thread for every lookup: a row's step is asked for, and set, by one thread alone.
+@triton.jit(do_not_specialize=["num_lookups", "step"])
+def _claim(current, ids, rows, reached, count, num_lookups, step, BLOCK_N: tl.constexpr):
+    n = tl.program_id(0).to(tl.int64) * BLOCK_N + tl.arange(0, BLOCK_N)
+    there = n < num_lookups
+    i = tl.load(ids + n, mask=there, other=0)
+    before = tl.load(current + i, mask=there, other=step)
     behind = there & (before != step)  # spares most repeated ids the exchange
-    before = tl.atomic_xchg(current + row, tl.zeros_like(before) + step, mask=behind)
-    return tl.where(behind, before, step)
+    before = tl.atomic_xchg(current + i, tl.zeros_like(before) + step, mask=behind, sem="relaxed")
+    taken = behind & (before != step)
+    position = tl.cumsum(taken.to(tl.int32), axis=0) - 1
+    position += tl.atomic_add(count, tl.sum(taken.to(tl.int32), axis=0), sem="relaxed")
+    tl.store(rows + position, i, mask=taken)
+    tl.store(reached + position, before, mask=taken)
 
 
-@triton.jit(do_not_specialize=["num_rows", "step"])
+@triton.jit(do_not_specialize=["num_rows"])
 def _update(
-    weight, exp_avg, exp_avg_sq, grad, counts, current, ids, tallies, num_rows, width, step,
+    weight, exp_avg, exp_avg_sq, grad, counts, rows, num_taken, tallies, num_rows, width,
     rate, l2, clip, floor, beta1, rest1, beta2, rest2, epsilon,
     FIRST: tl.constexpr, CLIPS: tl.constexpr, TOUCHED_ONLY: tl.constexpr, NAMED: tl.constexpr,
     NUM_TALLIES: tl.constexpr, BLOCK_V: tl.constexpr, BLOCK_W: tl.constexpr,
 ):  # fmt: skip
     program = tl.program_id(0)
-    row = program.to(tl.int64) * BLOCK_V + tl.arange(0, BLOCK_V)
     column = tl.arange(0, BLOCK_W)
-    there = row < num_rows
+    num_touched = tl.zeros((BLOCK_V,), tl.int32)
+    num_clipped = tl.zeros((BLOCK_V,), tl.int32)
+    total = num_rows
     if NAMED:
-        row = tl.load(ids + row, mask=there, other=0).to(tl.int64)
-        there = there & (_claim(current, row, there, step) != step)
-    count = tl.load(counts + row, mask=there, other=0)
-    touched = there & (count > 0)
-    if TOUCHED_ONLY:
-        there = touched
-    mask = there[:, None] & (column < width)[None, :]
-    at = row[:, None] * width + column[None, :]
-    w = tl.load(weight + at, mask=mask, other=0.0)
-    m = tl.load(exp_avg + at, mask=mask, other=0.0)
-    v = tl.load(exp_avg_sq + at, mask=mask, other=0.0)
-    has_grad = mask & touched[:, None]
-    g = tl.load(grad + at, mask=has_grad, other=0.0) + l2 * w
-    clipped = touched & (count < 0)
-    if CLIPS:
-        inner = (column >= FIRST)[None, :]
-        weight_norm = tl.sqrt(tl.sum(tl.where(inner, w * w, 0.0), axis=1))
-        norm = tl.sqrt(tl.sum(tl.where(inner, g * g, 0.0), axis=1))
-        threshold = tl.maximum(count, 1).to(tl.float32) * (clip * tl.maximum(weight_norm, floor))
-        over = norm > threshold
-        scale = tl.where(over, threshold / tl.where(over, norm, 1.0), 1.0)
-        g = tl.where(inner, g * scale[:, None], g)
-        clipped = touched & over
-    w, m, v = _adam(w, m, v, g, rate, beta1, rest1, beta2, rest2, epsilon)
-    tl.store(weight + at, w, mask=mask)
-    tl.store(exp_avg + at, m, mask=mask)
-    tl.store(exp_avg_sq + at, v, mask=mask)
-    tl.store(grad + at, tl.zeros_like(w), mask=has_grad)
-    tl.store(counts + row, tl.zeros_like(count), mask=touched)
+        total = tl.load(num_taken)
+    for block in range(program, tl.cdiv(total, BLOCK_V), tl.num_programs(0)):
+        row = tl.cast(block, tl.int64) * BLOCK_V + tl.arange(0, BLOCK_V)
+        there = row < total
+        if NAMED:
+            row = tl.load(rows + row, mask=there, other=0).to(tl.int64)
+        count = tl.load(counts + row, mask=there, other=0)
+        touched = there & (count > 0)
+        if TOUCHED_ONLY:
+            there = touched
+        mask = there[:, None] & (column < width)[None, :]
+        at = row[:, None] * width + column[None, :]
+        w = tl.load(weight + at, mask=mask, other=0.0)
+        m = tl.load(exp_avg + at, mask=mask, other=0.0)
+        v = tl.load(exp_avg_sq + at, mask=mask, other=0.0)
+        has_grad = mask & touched[:, None]
+        g = tl.load(grad + at, mask=has_grad, other=0.0) + l2 * w
+        if CLIPS:
+            inner = (column >= FIRST)[None, :]
+            weight_norm = tl.sqrt(tl.sum(tl.where(inner, w * w, 0.0), axis=1))
+            norm = tl.sqrt(tl.sum(tl.where(inner, g * g, 0.0), axis=1))
+            threshold = tl.maximum(count, 1).to(tl.float32) * (clip * tl.maximum(weight_norm, floor))
+            over = norm > threshold
+            scale = tl.where(over, threshold / tl.where(over, norm, 1.0), 1.0)
+            g = tl.where(inner, g * scale[:, None], g)
+            num_clipped += (touched & over).to(tl.int32)
+        w, m, v = _adam(w, m, v, g, rate, beta1, rest1, beta2, rest2, epsilon)
+        num_touched += touched.to(tl.int32)
+        tl.store(weight + at, w, mask=mask)
+        tl.store(exp_avg + at, m, mask=mask)
+        tl.store(exp_avg_sq + at, v, mask=mask)
+        tl.store(grad + at, tl.zeros_like(w), mask=has_grad)
+        tl.debug_barrier()  # threads that share a row have all read its count
+        tl.store(counts + row, tl.zeros_like(count), mask=touched)
     slot = tallies + program % NUM_TALLIES
-    tl.atomic_add(slot, tl.sum(touched.to(tl.int32), axis=0), sem="relaxed")
+    tl.atomic_add(slot, tl.sum(num_touched, axis=0), sem="relaxed")
     if CLIPS:
-        tl.atomic_add(slot + NUM_TALLIES, tl.sum(clipped.to(tl.int32), axis=0), sem="relaxed")
+        tl.atomic_add(slot + NUM_TALLIES, tl.sum(num_clipped, axis=0), sem="relaxed")
 
 
-@triton.jit(do_not_specialize=["num_rows", "first_step", "num_missed"])
+# Rows need not be told apart to decay: a program takes so many elements, without lanes for columns that are not there.
+@triton.jit(do_not_specialize=["num_rows", "first_block", "last_block", "first_step", "num_missed"])
 def _catch_up(
-    weight, exp_avg, exp_avg_sq, current, ids, steps, num_rows, width, first_step, num_missed,
-    beta1, rest1, beta2, rest2, epsilon,
-    NAMED: tl.constexpr, BLOCK_V: tl.constexpr, BLOCK_W: tl.constexpr,
+    weight, exp_avg, exp_avg_sq, rows, reached, num_taken, steps, num_rows, first_block, last_block,
+    first_step, num_missed, beta1, rest1, beta2, rest2, epsilon,
+    WIDTH: tl.constexpr, NAMED: tl.constexpr, MASKED: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    row = tl.program_id(0).to(tl.int64) * BLOCK_V + tl.arange(0, BLOCK_V)
-    column = tl.arange(0, BLOCK_W)
-    there = row < num_rows
-    last_step = first_step + num_missed - 1
+    total = num_rows
     if NAMED:
-        row = tl.load(ids + row, mask=there, other=0).to(tl.int64)
-        reached = _claim(current, row, there, last_step)
-    else:
-        reached = tl.load(current + row, mask=there, other=0)
-        tl.store(current + row, tl.zeros_like(reached) + last_step, mask=there)
-    behind = there & (reached != last_step)
-    since = tl.where(behind, reached + 1 - first_step, num_missed)
-    mask = behind[:, None] & (column < width)[None, :]
-    at = row[:, None] * width + column[None, :]
-    w = tl.load(weight + at, mask=mask, other=0.0)
-    m = tl.load(exp_avg + at, mask=mask, other=0.0)
-    v = tl.load(exp_avg_sq + at, mask=mask, other=0.0)
-    for s in range(tl.min(since, axis=0), num_missed):
-        rate, l2 = tl.load(steps + 2 * s), tl.load(steps + 2 * s + 1)
-        next_w, next_m, next_v = _adam(w, m, v, l2 * w, rate, beta1, rest1, beta2, rest2, epsilon)
-        due = (s >= since)[:, None]
-        w, m, v = tl.where(due, next_w, w), tl.where(due, next_m, m), tl.where(due, next_v, v)
-    tl.store(weight + at, w, mask=mask)
-    tl.store(exp_avg + at, m, mask=mask)
-    tl.store(exp_avg_sq + at, v, mask=mask)
+        total = tl.load(num_taken)
+        last_block = tl.cdiv(total.to(tl.int64) * WIDTH, BLOCK).to(tl.int32)
+    for block in range(first_block + tl.program_id(0), last_block, tl.num_programs(0)):
+        start = tl.cast(block, tl.int64) * BLOCK
+        first = start // WIDTH
+        lane = tl.arange(0, BLOCK) + (start - first * WIDTH).to(tl.int32)
+        k = first + lane // WIDTH
+        at = start + tl.arange(0, BLOCK)
+        if MASKED:
+            there = k < total
+            since = tl.load(reached + k, mask=there, other=0) + 1 - first_step
+            if NAMED:
+                at = tl.load(rows + k, mask=there, other=0).to(tl.int64) * WIDTH + lane % WIDTH
+            since = tl.where(there, since, num_missed)
+            w = tl.load(weight + at, mask=there, other=0.0)
+            m = tl.load(exp_avg + at, mask=there, other=0.0)
+            v = tl.load(exp_avg_sq + at, mask=there, other=0.0)
+        else:
+            since = tl.load(reached + k) + 1 - first_step
+            w, m, v = tl.load(weight + at), tl.load(exp_avg + at), tl.load(exp_avg_sq + at)
+        for s in range(tl.min(since, axis=0), num_missed):
+            rate, l2 = tl.load(steps + 2 * s), tl.load(steps + 2 * s + 1)
+            next_w, next_m, next_v = _adam(w, m, v, l2 * w, rate, beta1, rest1, beta2, rest2, epsilon)
+            missed = s >= since
+            w, m, v = tl.where(missed, next_w, w), tl.where(missed, next_m, m), tl.where(missed, next_v, v)
+        if MASKED:
+            tl.store(weight + at, w, mask=k < total)
+            tl.store(exp_avg + at, m, mask=k < total)
+            tl.store(exp_avg_sq + at, v, mask=k < total)
+        else:
+            tl.store(weight + at, w)
+            tl.store(exp_avg + at, m)
+            tl.store(exp_avg_sq + at, v)
+
+
+@triton.jit(do_not_specialize=["num_rows"])
+def _relu_backward(grad, out, sums, num_rows, width, num_columns, BLOCK: tl.constexpr):
+    program = tl.program_id(0)
+    column = program % num_columns * BLOCK + tl.arange(0, BLOCK)
+    total = tl.zeros((BLOCK, BLOCK), tl.float32)
+    for block in range(program // num_columns, tl.cdiv(num_rows, BLOCK), tl.num_programs(0) // num_columns):
+        row = tl.cast(block, tl.int64) * BLOCK + tl.arange(0, BLOCK)
+        mask = (row < num_rows)[:, None] & (column < width)[None, :]
+        at = row[:, None] * width + column[None, :]
+        g = tl.load(grad + at, mask=mask, other=0.0)
+        g = tl.where(tl.load(out + at, mask=mask, other=0.0) > 0, g, 0.0).to(g.dtype)
+        tl.store(grad + at, g, mask=mask)
+        total += g.to(tl.float32)
+    tl.atomic_add(sums + column, tl.sum(total, axis=0), mask=column < width, sem="relaxed")

@@ -149,3 +149,9 @@ def _owners(offsets: Tensor) -> tuple[Tensor, Tensor]:
     """For every value the row that owns it, and for every row how many values it has."""
     sizes = offsets.diff()
     return torch.repeat_interleave(torch.arange(len(sizes), device=offsets.device), sizes), sizes
+
+
+def relu_backward(grad_BN: Tensor, out_BN: Tensor) -> Tensor:
+    """The gradient of a ReLU's input in place of that of its output, and its sum over the rows."""
+    torch.ops.aten.threshold_backward.grad_input(grad_BN, out_BN, 0, grad_input=grad_BN)
+    return grad_BN.sum(0, dtype=torch.float32)

@@ -1,7 +1,8 @@
-"""Linear → ReLU, repeated, on a CPU: the time of a training step is spent here.
+"""Linear → ReLU, repeated: the time of a training step is spent here.
 
 The same arithmetic as a chain of `nn.Linear` and `nn.ReLU`, with less memory moved: bias and ReLU are applied within
-the matrix product (oneDNN), the ReLU's gradient in place, and nothing but the activations is kept for the way back.
+the matrix product (oneDNN, cuBLAS), the ReLU's gradient in place, and nothing but the activations is kept for the way
+back.
 Under `torch.autocast` the products are taken in bfloat16, with sums and weights in float32.
 """
 
@@ -13,13 +14,17 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from clickherd.kernels import kernels_for
+
 _HAS_ONEDNN: bool = torch._C._has_mkldnn
-_relu_backward_into = torch.ops.aten.threshold_backward.grad_input
+ALIGNMENT = 8  # columns: a GPU's fast matrix products take rows of whole 16 bytes
 
 
 def linear(x_BN: Tensor, weight_MN: Tensor, bias_M: Tensor | None = None, *, relu: bool = False) -> Tensor:
-    """x·Wᵀ + b by oneDNN, with a ReLU if asked for; a torch without oneDNN takes its own product."""
-    if not _HAS_ONEDNN:
+    """x·Wᵀ + b by oneDNN or cuBLAS, with a ReLU if asked for; without either torch takes its own product."""
+    if x_BN.is_cuda and relu and bias_M is not None:
+        return torch._addmm_activation(bias_M, x_BN, weight_MN.t())
+    if x_BN.is_cuda or not _HAS_ONEDNN:
         product = nn.functional.linear(x_BN, weight_MN, bias_M)
         return product.relu_() if relu else product
     out: Tensor = torch.ops.mkldnn._linear_pointwise(x_BN, weight_MN, bias_M, "relu" if relu else "none", [], "")
@@ -28,13 +33,14 @@ def linear(x_BN: Tensor, weight_MN: Tensor, bias_M: Tensor | None = None, *, rel
 
 def applies_to(x_BN: Tensor) -> bool:
     """Whether `relu_mlp` can take the place of the single layers; it is left out of what is exported."""
-    here = x_BN.device.type == "cpu" and x_BN.dtype == torch.float32 and len(x_BN) > 0
+    here = x_BN.device.type in {"cpu", "cuda"} and x_BN.dtype == torch.float32 and len(x_BN) > 0
     return here and not torch.compiler.is_exporting()
 
 
 def relu_mlp(x_BN: Tensor, linears: list[nn.Linear], *, relu_last: bool) -> Tensor:
     """A ReLU behind every linear layer, behind the last one only if `relu_last`. Shape (B, N) in, (B, M) out."""
-    dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else x_BN.dtype
+    device = x_BN.device.type
+    dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x_BN.dtype
     weights = [parameter for linear in linears for parameter in (linear.weight, linear.bias)]
     out_BM: Tensor = _ReluMLP.apply(x_BN, dtype, relu_last, *weights)  # type: ignore[no-untyped-call]
     return out_BM
@@ -44,13 +50,17 @@ class _ReluMLP(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x_BN: Tensor, dtype: torch.dtype, relu_last: bool, *parameters: Tensor) -> Tensor:
         cast = [parameter.to(dtype) for parameter in parameters]
-        activations = [x_BN.to(dtype)]
+        padding = -x_BN.shape[1] % ALIGNMENT if x_BN.is_cuda else 0
+        if padding:
+            cast[0] = nn.functional.pad(cast[0], (0, padding))
+        activations = [_padded(x_BN, padding, dtype)]
         for i in range(0, len(cast), 2):
             relu = relu_last or i + 2 < len(cast)
             activations.append(linear(activations[-1], cast[i], cast[i + 1], relu=relu))
         ctx.relu_last = relu_last
         kept = activations if relu_last else activations[:-1]
         ctx.save_for_backward(*kept, *cast[::2])
+        ctx.num_inputs = x_BN.shape[1]
         return activations[-1].float()
 
     @staticmethod
@@ -59,16 +69,28 @@ class _ReluMLP(torch.autograd.Function):
         saved = ctx.saved_tensors
         num_layers = (len(saved) - ctx.relu_last) // 2
         activations, weights = saved[: len(saved) - num_layers], saved[len(saved) - num_layers :]
-        grad = grad_outputs[0].to(activations[0].dtype)
-        if ctx.relu_last:
-            grad = torch.ops.aten.threshold_backward(grad, activations[-1], 0)
+        relu_backward = kernels_for(activations[0].device).relu_backward
+        grad = grad_outputs[0].to(activations[0].dtype, copy=ctx.relu_last).contiguous()
+        grad_bias = relu_backward(grad, activations[-1]) if ctx.relu_last else grad.sum(0, dtype=torch.float32)
         gradients: list[Tensor | None] = []
         for i in reversed(range(num_layers)):
-            gradients += [grad.sum(0, dtype=torch.float32), torch.mm(grad.t(), activations[i]).float()]
+            grad_weight = torch.mm(grad.t(), activations[i]).float()
+            gradients += [grad_bias, grad_weight if i else grad_weight[:, : ctx.num_inputs]]
             if i == 0 and not ctx.needs_input_grad[0]:
                 break
             grad = linear(grad, weights[i].t())
             if i:
-                _relu_backward_into(grad, activations[i], 0, grad_input=grad)
-        grad_x = grad.float() if ctx.needs_input_grad[0] else None
+                grad_bias = relu_backward(grad, activations[i])
+        grad_x = grad[:, : ctx.num_inputs].float() if ctx.needs_input_grad[0] else None
         return grad_x, None, None, *reversed(gradients)
+
+
+def _padded(x_BN: Tensor, padding: int, dtype: torch.dtype) -> Tensor:
+    """The inputs in the dtype, with so many columns of zeros behind them."""
+    if not padding:
+        return x_BN.to(dtype)
+    num_rows, width = x_BN.shape
+    out = x_BN.new_empty(num_rows, width + padding, dtype=dtype)
+    out[:, :width] = x_BN
+    out[:, width:] = 0
+    return out

@@ -58,7 +58,7 @@ class Learner:
         self.embedding = CowClip(
             model.table,
             CowClipConfig(optim.zeta, optim.betas, optim.epsilon, optim.regularize == "batch"),
-            lag_for(model.layout.num_ids, lookups),
+            lag_for(model.layout.num_ids, lookups, model.device.type),
         )
         self.workers = Workers(min(threads, -(-batch_size // self.micro_batch_size)))
         self._graphed: Graphed | None = None

@@ -119,8 +119,9 @@ def test_rows_that_wait_and_catch_up_end_with_the_same_bits(lag: int, l2: float)
 
 
 def test_only_large_tables_wait() -> None:
-    assert lag_for(num_ids=1_000_000, lookups=26 * 131_072) == 1
-    assert lag_for(num_ids=30_000_000, lookups=26 * 1024) > 1
+    for device in ("cpu", "cuda"):
+        assert lag_for(num_ids=1_000_000, lookups=26 * 131_072, device=device) == 1
+        assert lag_for(num_ids=30_000_000, lookups=26 * 1024, device=device) > 1
 
 
 @pytest.mark.parametrize("lag", [1, 4])

@@ -21,11 +21,10 @@ from torch import Tensor
 if TYPE_CHECKING:
     from clickherd.kernels import AdamStep, Bags
 
-# Chosen by the registers that the compiler asks for on sm_90: 6 to 10 programs fit a multiprocessor and none spills.
-# With 64 in place of 32, 3 of those that update the table would fit, and 2 of those that add up lookups.
-ROWS = 32  # of the micro-batch that one program gathers
-TABLE_ROWS = 32  # of the table that one program updates
-LOOKUPS = 32  # that one program of `scatter_add` sums before it writes
+# Measured on an H200 (docs/log.md, 2026-11-26), on batches of 131,072 rows of Criteo's shape.
+ROWS = 8  # of the micro-batch that one program gathers
+TABLE_ROWS = 32  # of the table that one program updates at a time
+LOOKUPS = 16  # that one program of `scatter_add` sums before it writes: one warp each; 32 and four take a third more time
 TALLIES = 128  # counters that programs share: one for all of them would be queued for
 CLAIMS = 256  # lookups that one program compares with the rows' steps, a thread each
 ELEMENTS = 1024  # of the table that one program catches up at a time
@@ -64,7 +63,7 @@ def scatter_add(
     grad_rows = grad_rows_BFD.contiguous()
     grad_wide = grad_rows if grad_wide_B is None else grad_wide_B.contiguous()
     tables = (grad_VW, counts_V, grad_rows, grad_wide)
-    shape = {"FIRST": int(grad_wide_B is not None), "BLOCK_N": LOOKUPS, "BLOCK_W": _lanes(width)}
+    shape = {"FIRST": int(grad_wide_B is not None), "BLOCK_N": LOOKUPS, "BLOCK_W": _lanes(width), "num_warps": 1}
     ids = ids_BS.contiguous()
     sizes = (num_rows, 0, num_single, num_fields, width)
     _launch(
@@ -134,7 +133,7 @@ def catch_up(
     """Replay, in the rows that `ids_N` names or in all, the steps that they missed."""
     if not missed:
         return
-    steps = torch.tensor([(adam.corrected_rate, 2 * adam.l2) for adam in missed])
+    steps = torch.tensor([(adam.corrected_rate, 2 * adam.l2) for adam in missed], dtype=torch.float32)
     if weight_VW.is_cuda:
         steps = steps.pin_memory().to(weight_VW.device, non_blocking=True)
     num_rows, width = weight_VW.shape

@@ -130,10 +130,13 @@ class CowClip:
         return self.table.weight, self.exp_avg_VW, self.exp_avg_sq_VW
 
 
-def lag_for(num_ids: int, lookups: int) -> int:
+def lag_for(num_ids: int, lookups: int, device: str) -> int:
     """How many steps untouched rows may wait, for a table of V rows of which a batch looks up so many.
 
     1, updating the whole table at every step, when a batch touches much of it anyway. Otherwise waiting saves the
-    memory traffic of the passes left out, and costs the rows touched in between a replay of their own.
+    memory traffic of the passes left out, and costs the rows touched in between a replay of their own. On a GPU it pays
+    as soon as the table has more rows than the batch has lookups (docs/log.md, 2026-11-26).
     """
-    return max(1, min(MAX_LAG, num_ids // max(lookups, 1)))
+    if device == "cpu":
+        return max(1, min(MAX_LAG, num_ids // max(lookups, 1)))
+    return MAX_LAG if num_ids > lookups else 1

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 # Measured on an H200 (docs/log.md, 2026-11-26), on batches of 131,072 rows of Criteo's shape.
 ROWS = 8  # of the micro-batch that one program gathers
 TABLE_ROWS = 32  # of the table that one program updates at a time
-LOOKUPS = 16  # that one program of `scatter_add` sums before it writes: one warp each; 32 and four take a third more time
+LOOKUPS = 16  # that one program of `scatter_add` sums before it writes: in one warp; 32 in four take a third longer
 TALLIES = 128  # counters that programs share: one for all of them would be queued for
 CLAIMS = 256  # lookups that one program compares with the rows' steps, a thread each
 ELEMENTS = 1024  # of the table that one program catches up at a time

@@ -53,8 +53,8 @@ class TrainConfig(Settings):
     precision: Literal["auto", "fp32", "tf32", "bf16"] = Field(
         "auto",
         description="of the dense part's matrix products while training: tf32 (GPUs only) rounds their factors to 11 "
-        "bits, bf16 to 8; sums and weights stay fp32; bf16 needs a CPU or GPU with units for it; auto is bf16 on a "
-        "CPU that has them, fp32 on all else",
+        "bits, bf16 to 8; sums and weights stay fp32; bf16 needs a CPU or GPU with units for it; auto is bf16 where "
+        "there are such units, fp32 elsewhere",
     )
     threads: int | None = Field(
         None,

@@ -77,13 +77,15 @@ def test_bfloat16_is_refused_where_it_would_be_slower(monkeypatch: pytest.Monkey
         resolve({"train": {"precision": "fp16"}})
 
 
-def test_auto_takes_bfloat16_where_the_cpu_has_units_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_auto_takes_bfloat16_where_there_are_units_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"amx_bf16": True})
     assert precision_on("cpu", "auto") == "bf16"
     assert precision_on("cpu", "fp32") == "fp32"
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_f": True})
     assert precision_on("cpu", "auto") == "fp32"
-    assert precision_on("cuda", "auto") == "fp32"
+    for able in (True, False):
+        monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda *, including_emulation, able=able: able)
+        assert precision_on("cuda", "auto") == ("bf16" if able else "fp32")
 
 
 @pytest.mark.parametrize("config", [{"activation": "tanh"}, {"batch_norm": True}, {"dropout": 0.5}])

@@ -16,7 +16,17 @@ WIDE = {"lr", "fm", "wide_deep", "deepfm"}  # as in the papers
 STRUCTURES: list[tuple[str, dict[str, Any]]] = [(name, {}) for name in NAMES] + [
     ("dcnv2", {"structure": "stacked"}),
     ("dcnv2_mix", {"structure": "stacked"}),
+    ("masknet", {"structure": "parallel"}),
+    ("finalnet", {"num_blocks": 1, "residual": "sum"}),
+    ("fcn", {"num_heads": 2}),
 ]
+SMALL: dict[str, dict[str, Any]] = {
+    "masknet": {"block_units": (6, 5), "reduction_ratio": 0.5},
+    "finalmlp": {"mlp2": {"hidden_units": (4, 5)}, "num_heads": 1, "gate_units": (16,)},
+    "finalnet": {"block": {"hidden_units": (6, 4)}, "block2": {"hidden_units": (4,)}},
+    "fcn": {"num_exponential_layers": 2, "num_linear_layers": 3},
+    "rankmixer": {"token_dim": 6, "num_tokens": 3, "expansion": 2},
+}
 every_model = pytest.mark.parametrize(("name", "options"), STRUCTURES, ids=lambda v: v if isinstance(v, str) else "")
 
 
@@ -26,6 +36,7 @@ def small(name: str, **options: Any) -> ModelConfig:
     settings: dict[str, Any] = {} if name == "lr" else {"embedding_dim": 4}
     if "mlp" in fields:
         settings["mlp"] = {"hidden_units": (6, 5)} | options.pop("mlp", {})
+    settings |= SMALL.get(name, {})
     if "rank" in fields:
         settings |= {"rank": 3, "num_experts": 2}
     return MODELS[name].model_validate(settings | options)
@@ -44,7 +55,7 @@ def build(config: ModelConfig, num_fields: int, num_numeric: int, seed: int = 0)
 def inputs(config: ModelConfig, batch: int, num_fields: int, num_numeric: int) -> tuple[Tensor, Tensor, Tensor]:
     torch.manual_seed(1)
     return (
-        torch.randn(batch, num_fields, config.embedding_dim, requires_grad=True),
+        torch.randn(batch, num_fields, config.row_width, requires_grad=True),
         torch.randn(batch, requires_grad=True),
         torch.randn(batch, num_numeric),
     )

@@ -152,7 +152,7 @@ class Learner:
 
 def _runs_in_parallel(model: ClickModel) -> bool:
     """Whether micro-batches may go through the network side by side: it keeps no statistics and draws no numbers."""
-    keeps = any(True for _ in model.net.buffers())
+    keeps = any(buffer.is_floating_point() for buffer in model.net.buffers())  # others are places, and do not change
     draws = any(isinstance(module, nn.Dropout) for module in model.net.modules())
     return model.device.type == "cpu" and not keeps and not draws
 
@@ -166,7 +166,7 @@ def micro_batch_size_for(model: ClickModel, batch_size: int, threads: int) -> in
     if model.device.type == "cpu":
         shared = threads > 1 and batch_size < 2 * MICRO_BATCH
         return max(MIN_MICRO_BATCH, -(-batch_size // 2)) if shared else MICRO_BATCH
-    inputs = len(model.layout.fields) * model.config.embedding_dim + len(model.layout.numeric)
+    inputs = len(model.layout.fields) * model.config.row_width + len(model.layout.numeric)
     units = sum(weight.shape[0] for weight in model.net.parameters() if weight.dim() == 2)
     bytes_per_row = 4 * 8 * (inputs + units)  # values, gradients, and what operators keep for the way back
     num_rows = torch.cuda.mem_get_info(model.device)[0] // 4 // bytes_per_row

@@ -65,7 +65,7 @@ class ClickModel:
         self.config, self.layout, self.device = config, layout, torch.device(device)
         self.net = config.build(len(layout.fields), len(layout.numeric)).to(self.device)
         self.table = EmbeddingTable(
-            layout.num_ids, config.embedding_dim, wide=config.wide, init_std=init_std, device=self.device
+            layout.num_ids, config.row_width, wide=config.wide, init_std=init_std, device=self.device
         )
 
     @property

@@ -154,7 +154,7 @@ class Learner:
 
 def _runs_in_parallel(model: ClickModel) -> bool:
     """Whether micro-batches may go through the network side by side: it keeps no statistics and draws no numbers."""
-    keeps = any(True for _ in model.net.buffers())
+    keeps = any(buffer.is_floating_point() for buffer in model.net.buffers())  # others are places, and do not change
     draws = any(isinstance(module, nn.Dropout) for module in model.net.modules())
     return model.device.type == "cpu" and not keeps and not draws
 

@@ -7,18 +7,23 @@ from typing import Annotated, get_args
 from pydantic import Field
 
 from clickherd.models import (
+    autoint,
     dcn,
     dcnv2,
     dcnv2_mix,
     deepfm,
+    edcn,
     fcn,
+    fgcnn,
     finalmlp,
     finalnet,
     fm,
+    ipnn,
     lr,
     masknet,
     rankmixer,
     wide_deep,
+    xdeepfm,
 )
 from clickherd.models.base import CTRModel, ModelConfig
 
@@ -30,6 +35,11 @@ AnyModelConfig = Annotated[
     | dcn.Config
     | dcnv2.Config
     | dcnv2_mix.Config
+    | xdeepfm.Config
+    | autoint.Config
+    | ipnn.Config
+    | fgcnn.Config
+    | edcn.Config
     | masknet.Config
     | finalmlp.Config
     | finalnet.Config

@@ -8,20 +8,23 @@ from __future__ import annotations
 import sys
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
-from typing import ClassVar
 
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
 
 class ModelConfig(BaseModel, ABC):
-    """Base of every model's Config. `wide` says whether ids also carry a one-dimensional linear weight."""
+    """Base of every model's Config."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    wide: ClassVar[bool]
     name: str
     embedding_dim: int = Field(10, ge=1, description="width D of an embedding row")
+
+    @property
+    @abstractmethod
+    def wide(self) -> bool:
+        """Whether ids also carry a one-dimensional linear weight; a class variable where no setting decides it."""
 
     @property
     def row_width(self) -> int:

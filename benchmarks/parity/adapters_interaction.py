@@ -92,7 +92,9 @@ def fgcnn(w: Weights) -> State:
         **w.under("mlp.layers", "dnn.mlp"),
     }
     for i in range(3):
-        state |= w.under(f"generator.{i}.conv", f"fgcnn_layer.conv_layers.{i}")
+        state |= w.under(f"generator.{i}.conv", f"fgcnn_layer.conv_layers.{i}.0")
+        if w.has(f"generator.{i}.norm"):
+            state |= w.under(f"generator.{i}.norm", f"fgcnn_layer.conv_layers.{i}.1")
         state |= w.under(f"generator.{i}.recombine", f"fgcnn_layer.recombine_layers.{i}.0")
     return state
 

@@ -140,18 +140,16 @@ def test_bfloat16_products_change_logits_and_gradients_by_their_rounding_only(
     model = build(config, 5, 3)
     batch = inputs(config, 64, 5, 3)
 
-    def logits_and_gradients(bfloat16: bool) -> list[Tensor]:
+    def logits_and_gradients(bfloat16: bool) -> tuple[Tensor, Tensor]:
         with torch.autocast("cpu", torch.bfloat16, enabled=bfloat16, cache_enabled=False):
             logits = model(*batch).float()
         leaves = [batch[0], *model.parameters()] if config.embedding_dim else list(model.parameters())
-        return [logits.detach(), *torch.autograd.grad(logits.square().mean(), leaves)]
+        gradients = torch.autograd.grad(logits.square().mean(), leaves)
+        return logits.detach(), torch.cat([gradient.flatten() for gradient in gradients])
 
-    errors = [
-        float((rounded - exact).norm() / exact.norm())
-        for rounded, exact in zip(logits_and_gradients(True), logits_and_gradients(False), strict=True)
-    ]
-    assert errors[0] < 0.04, "logits: .014 was measured"
-    assert max(errors) < 0.25, "gradients, where a ReLU may turn: .104 was measured"
+    for rounded, exact in zip(logits_and_gradients(True), logits_and_gradients(False), strict=True):
+        assert rounded.dtype == torch.float32
+        assert (rounded - exact).norm() < 0.15 * exact.norm()  # .067 was measured, where a ReLU turns
 
 
 @every_model

@@ -38,10 +38,11 @@ def mlp(w: Weights, x: Array) -> Array:
 
 def attention(w: Weights, layer: int, e: Array, form: str, scale: bool, layer_norm: bool) -> Array:
     """One row's fields, (F, N) in and (F, WIDTH) out."""
-    parts = np.split(w[f"attention.{layer}.projection.weight"], len(w[f"attention.{layer}.projection.weight"]) // WIDTH)
+    place = f"attention.{layer}.projection.layers.0" if form == "authors" else f"attention.{layer}.projection"
+    parts = np.split(w[f"{place}.weight"], len(w[f"{place}.weight"]) // WIDTH)
     products = [e @ part.T for part in parts]
     if form == "authors":
-        biases = np.split(w[f"attention.{layer}.projection.bias"], len(parts))
+        biases = np.split(w[f"{place}.bias"], len(parts))
         products = [relu(product + bias) for product, bias in zip(products, biases, strict=True)]
     query, key, value, *residual = products
     mixed = np.empty((len(e), WIDTH))
@@ -118,7 +119,7 @@ def logits_fgcnn(w: Weights, v: Array, wide: Array, x: Array) -> Array:
     features = [v[..., :D]]
     maps = v[:, None, :, D:]
     for layer, windows in enumerate([[(0, 1), (1, 3), (3, 5)], [(0, 1), (1, 3)]]):
-        kernel, bias = w[f"generator.{layer}.conv.0.weight"], w[f"generator.{layer}.conv.0.bias"]
+        kernel, bias = w[f"generator.{layer}.conv.weight"], w[f"generator.{layer}.conv.bias"]
         height = maps.shape[2]
         convolved = np.zeros((B, len(kernel), height, D))
         for out in range(len(kernel)):

@@ -72,7 +72,7 @@ def bilinear(x_BDH: Tensor, y_BDF: Tensor, weight_MHF: Tensor) -> Tensor:
     return out_NM.view(*x_BDH.shape[:2], len(weight_MHF))
 
 
-SLICE = {"cpu": 1 << 18, "cuda": 1 << 26}  # numbers: what a core's cache holds, a small part of a GPU's memory
+SLICE = {"cpu": 1 << 19, "cuda": 1 << 26}  # numbers: about what a CPU's cache holds, a small part of a GPU's memory
 
 
 def _slices(x_NH: Tensor, y_NF: Tensor) -> Iterator[slice]:
@@ -105,6 +105,6 @@ class _Bilinear(torch.autograd.Function):
         for part in _slices(x, y):
             grad_weight += grad_NM[part].t() @ _outer(x[part], y[part])
             grad_NHF = (grad_NM[part] @ weight).view(len(x[part]), x.shape[1], y.shape[1])
-            grad_x[part] = torch.bmm(grad_NHF, y[part, :, None]).squeeze(2)
+            grad_x[part] = (grad_NHF * y[part, None, :]).sum(dim=2)
             grad_y[part] = torch.bmm(x[part, None, :], grad_NHF).squeeze(1)
         return grad_x, grad_y, grad_weight, None

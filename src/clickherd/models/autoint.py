@@ -68,22 +68,22 @@ class Attention(nn.Module):
         super().__init__()
         width, authors = config.attention_dim, config.form == "authors"
         self.heads, self.authors = (config.num_heads, width // config.num_heads), authors
-        self.projects_residual = authors or num_inputs != width
-        self.projection = nn.Linear(num_inputs, (3 + self.projects_residual) * width, bias=authors)
-        for part_AN in self.projection.weight.detach().chunk(3 + self.projects_residual):
-            nn.init.xavier_normal_(part_AN)
-        if authors:
-            nn.init.zeros_(self.projection.bias)
+        self.num_parts = 4 if authors or num_inputs != width else 3  # the residual is x itself, or a fourth product
+        units = self.num_parts * width
+        self.projection = (
+            MLP(num_inputs, MLPConfig(hidden_units=(units,))) if authors else nn.Linear(num_inputs, units, bias=False)
+        )
+        for weight in self.projection.parameters():
+            for part in weight.detach().chunk(self.num_parts) if weight.ndim == 2 else ():
+                nn.init.xavier_normal_(part)
         self.scale = None if config.scale else 1.0  # None: √ of a head's width
         self.dropout = nn.Dropout(config.attention_dropout) if config.attention_dropout else None
         self.norm = nn.LayerNorm(width) if config.layer_norm else nn.Identity()
 
     def forward(self, x_BFN: Tensor) -> Tensor:
         """Shape (B, F, A)."""
-        products: Tensor = self.projection(x_BFN)
-        if self.authors:
-            products = products.relu()
-        *parts, residual_BFA = (*products.chunk(3 + self.projects_residual, dim=2), x_BFN)[:4]
+        products: Tensor = self.projection(x_BFN.flatten(0, 1)).unflatten(0, x_BFN.shape[:2])
+        *parts, residual_BFA = (*products.chunk(self.num_parts, dim=2), x_BFN)[:4]
         query, key, value = (part.view(*part.shape[:2], *self.heads).transpose(1, 2) for part in parts)
         rate = self.dropout.p if self.dropout is not None and self.training else 0.0
         mixed_BHFd = functional.scaled_dot_product_attention(query, key, value, dropout_p=rate, scale=self.scale)

@@ -7,7 +7,8 @@ Liu et al., WWW 2019, https://arxiv.org/abs/1904.04447.
     E = [v_1, …, v_F, R^1, …, R^n]                                                   (section 3.3.4)
     ŷ = σ(MLP([E, ⟨e_f, e_g⟩ for f < g]))                                            (section 3.4)
 
-The kernel is `kernel_height` fields high and one column wide, pooling halves the number of fields, and R^i holds
+The kernel is `kernel_height` fields high and one column wide, pooling halves the number of fields
+(the first of an odd number stays alone), and R^i holds
 `new_channels` embeddings for each field that is left. The generator's embeddings are its own: a row of the table holds
 an id's two embeddings, first that of the classifier. CowClip clips the gradient of the whole row.
 Real-valued columns enter the MLP only.
@@ -54,20 +55,23 @@ class Generation(nn.Module):
 
     def __init__(self, height: int, num_inputs: int, num_outputs: int, config: Config) -> None:
         super().__init__()
-        conv = nn.Conv2d(num_inputs, num_outputs, (config.kernel_height, 1), padding="same")
-        nn.init.xavier_normal_(conv.weight)
-        assert conv.bias is not None
-        nn.init.zeros_(conv.bias)
-        norm = [nn.BatchNorm2d(num_outputs)] if config.conv_batch_norm else []
-        self.conv = nn.Sequential(conv, *norm, nn.Tanh())
-        self.pool = nn.MaxPool2d((2, 1), padding=(height % 2, 0))
+        self.conv = nn.Conv2d(num_inputs, num_outputs, (config.kernel_height, 1), padding="same")
+        nn.init.xavier_normal_(self.conv.weight)
+        assert self.conv.bias is not None
+        nn.init.zeros_(self.conv.bias)
+        self.norm = nn.BatchNorm2d(num_outputs) if config.conv_batch_norm else nn.Identity()
+        self.alone = height % 2
         self.height, dim = -(-height // 2), config.embedding_dim
         self.shape = (self.height * config.new_channels, dim)
         self.recombine = glorot_linear(num_outputs * self.height * dim, self.shape[0] * dim)
 
     def forward(self, x_BCFD: Tensor) -> tuple[Tensor, Tensor]:
         """What the next layer reads, half as many fields high, and the new features."""
-        pooled_BCFD: Tensor = self.pool(self.conv(x_BCFD))
+        y_BCFD: Tensor = self.norm(self.conv(x_BCFD))
+        pooled_BCFD = torch.maximum(y_BCFD[:, :, self.alone :: 2], y_BCFD[:, :, self.alone + 1 :: 2])
+        if self.alone:
+            pooled_BCFD = torch.cat([y_BCFD[:, :, :1], pooled_BCFD], dim=2)
+        pooled_BCFD = pooled_BCFD.tanh()  # of the maximum, which is the maximum of twice as many tanh
         return pooled_BCFD, self.recombine(pooled_BCFD.flatten(1)).tanh().unflatten(1, self.shape)
 
 

@@ -35,6 +35,13 @@ class ModelConfig(BaseModel, ABC):
     def build(self, num_fields: int, num_numeric: int) -> CTRModel:
         """The network for `num_fields` embedded fields (F) and `num_numeric` real-valued columns (K)."""
 
+    def check_fields(self, field_names: tuple[str, ...]) -> None:
+        """Whether the embedded fields that settings name are there.
+
+        Raises:
+            ConfigError: one is not; the valid names are listed.
+        """
+
     def build_for(self, field_names: tuple[str, ...], num_numeric: int) -> CTRModel:
         """The network for the embedded fields of these names. Models that name fields in their Config look them up."""
         return self.build(len(field_names), num_numeric)

@@ -63,16 +63,20 @@ class Config(ModelConfig):
         """The network for fields that go by their positions: "0", "1", …"""
         return self.build_for(tuple(map(str, range(num_fields))), num_numeric)
 
-    def build_for(self, field_names: tuple[str, ...], num_numeric: int) -> FinalMLP:
-        """The network.
+    def check_fields(self, field_names: tuple[str, ...]) -> None:
+        """Whether contexts name fields.
 
         Raises:
-            ConfigError: a context names no field.
+            ConfigError: one does not.
         """
         for name in (*self.context, *self.context2):
             if name not in field_names:
                 setting = "model.context" if name in self.context else "model.context2"
                 raise ConfigError(f"{setting}: no field is called {name!r}", mend=did_you_mean(name, field_names))
+
+    def build_for(self, field_names: tuple[str, ...], num_numeric: int) -> FinalMLP:
+        """The network."""
+        self.check_fields(field_names)
         positions = [tuple(map(field_names.index, names)) for names in (self.context, self.context2)]
         return FinalMLP(self, len(field_names), num_numeric, positions)
 

@@ -29,7 +29,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "data": ("errors", "settings", "metrics", "threads"),
     "kernels": ("errors", "threads"),
     "layers": ("kernels",),
-    "models": ("layers",),
+    "models": ("errors", "layers"),
     "optim": ("settings", "kernels", "layers"),
     "config": ("errors", "settings", "data.config", "optim.config", "models"),
     "network": ("errors", "data", "kernels", "layers", "models", "threads", "workers"),

@@ -477,6 +477,7 @@ def test_brackets_in_names_are_shown_as_they_are(run: Run) -> None:
         (["--set", "model=dcm"], ["dcm", "dcnv2"]),
         (["--out", "clicks.csv/run"], ["clicks.csv/run"]),
         (["--set", "train.mask={itme: 0.5}", "--out", "run"], ["train.mask", "Did you mean 'item'?"]),
+        (["--model", "finalmlp", "--set", "model.context=[itme]", "--out", "run"], ["context", "Did you mean 'item'?"]),
     ],
 )
 def test_more_mistakes_end_with_2_and_leave_nothing(

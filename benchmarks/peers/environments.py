@@ -99,6 +99,8 @@ FUXICTR = Environment(
         ("pydantic==2.14.3", "ray[data]==2.60.0"),
     ),
 )
+# clickherd's networks import numba; for benchmarks/parity, where both libraries run side by side
+FUXICTR_WITH_CLICKHERD = Environment("fuxictr-with-clickherd", (*FUXICTR.steps, ("numba==0.68.1",)))
 
 TORCHREC = Environment(
     "torchrec",

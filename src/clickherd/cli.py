@@ -64,7 +64,7 @@ def train(
     ] = None,
     label: Annotated[str | None, typer.Option(help="Column that says whether the row was clicked.")] = None,
     positive: Annotated[str | None, typer.Option(help="The label's value that counts as a click, if not 1.")] = None,
-    model: Annotated[str | None, typer.Option(help="lr, fm, wide_deep, deepfm, dcn, dcnv2, dcnv2_mix.")] = None,
+    model: Annotated[str | None, typer.Option(help="deepfm, dcnv2, …; a wrong name lists all.")] = None,
     batch_size: Annotated[int | None, typer.Option(help="Rows per update; found by itself when not given.")] = None,
     rule: Annotated[str | None, typer.Option(help="none, sqrt, linear, n2-lambda or cowclip.")] = None,
     epochs: Annotated[int | None, typer.Option(help="At most so many passes over the rows.")] = None,

@@ -248,6 +248,7 @@ class CTRClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # sc
         use_threads(train.threads)
         prepared = prepare(frame, config.data, seed=train.seed, cache_dir=folder / "cache")
         check_mask(train.mask, prepared.encoder)
+        config.model.check_fields(tuple(field.name for field in prepared.encoder.layout.fields))
         self.config_, self.encoder_, self.history_ = config, prepared.encoder, []
         self.model_: ClickModel = ClickModel(
             config.model, prepared.encoder.layout, init_std=config.optim.init_std, device=train.device

@@ -32,9 +32,9 @@ MICRO_BATCH, MIN_MICRO_BATCH = 1024, 128  # rows, on a CPU
 
 @dataclass(frozen=True)
 class Gradients:
-    """What a micro-batch adds to its batch: its share of the mean loss, and of the loss's gradients."""
+    """What a micro-batch adds to its batch: its share of the mean loss, and of the gradients."""
 
-    loss: torch.Tensor
+    loss: torch.Tensor  # BCE of the prediction, without what some models add to it in training
     rows: torch.Tensor  # (B, F, D)
     wide: torch.Tensor | None  # (B,)
     dense: list[torch.Tensor]  # of the network's weights, in their order
@@ -70,8 +70,8 @@ class Learner:
     def step(self, rows: Epoch, start: int, stop: int, hyper: Hyperparameters) -> tuple[torch.Tensor, torch.Tensor]:
         """Train on rows [start, stop) as one batch at the given rates, with the `workers` if they are at work.
 
-        Returns the mean loss and, shape (2,), the numbers of table rows touched and clipped. Both are on the device,
-        and nothing here waits for it.
+        Returns the mean BCE of the predictions and, shape (2,), the numbers of table rows touched and clipped. Both
+        are on the device, and nothing here waits for it.
         """
         self.model.net.train()
         self.dense.zero_grad()
@@ -106,9 +106,11 @@ class Learner:
         inputs = [rows_BFD, wide_B] if model.table.wide else [rows_BFD]
         inputs = [tensor.requires_grad_() for tensor in inputs] + list(model.net.parameters())
         with torch.autocast(model.device.type, torch.bfloat16, enabled=self.bf16, cache_enabled=False):
-            logits_B = model.net(rows_BFD, wide_B, batch.numeric).float()
-        loss = binary_cross_entropy_with_logits(logits_B, batch.labels, reduction="sum") / batch_size
-        grad_rows_BFD, *others = torch.autograd.grad(loss, inputs, allow_unused=True, materialize_grads=True)
+            logits = [logits_B.float() for logits_B in model.net.branches(rows_BFD, wide_B, batch.numeric)]
+        loss = binary_cross_entropy_with_logits(logits[0], batch.labels, reduction="sum") / batch_size
+        auxiliary = model.net.auxiliary_loss(logits, batch.labels)
+        total = loss if auxiliary is None else loss + auxiliary / batch_size
+        grad_rows_BFD, *others = torch.autograd.grad(total, inputs, allow_unused=True, materialize_grads=True)
         grad_wide_B = others.pop(0) if model.table.wide else None
         return Gradients(loss.detach(), grad_rows_BFD, grad_wide_B, others)
 
@@ -152,7 +154,7 @@ class Learner:
 
 def _runs_in_parallel(model: ClickModel) -> bool:
     """Whether micro-batches may go through the network side by side: it keeps no statistics and draws no numbers."""
-    keeps = any(True for _ in model.net.buffers())
+    keeps = any(buffer.is_floating_point() for buffer in model.net.buffers())  # others are places, and do not change
     draws = any(isinstance(module, nn.Dropout) for module in model.net.modules())
     return model.device.type == "cpu" and not keeps and not draws
 
@@ -166,8 +168,10 @@ def micro_batch_size_for(model: ClickModel, batch_size: int, threads: int) -> in
     if model.device.type == "cpu":
         shared = threads > 1 and batch_size < 2 * MICRO_BATCH
         return max(MIN_MICRO_BATCH, -(-batch_size // 2)) if shared else MICRO_BATCH
-    inputs = len(model.layout.fields) * model.config.embedding_dim + len(model.layout.numeric)
-    units = sum(weight.shape[0] for weight in model.net.parameters() if weight.dim() == 2)
+    inputs = len(model.layout.fields) * model.config.row_width + len(model.layout.numeric)
+    weights = list(model.net.parameters())
+    units = sum(weight.shape[0] for weight in weights if weight.dim() == 2)
+    units += sum(weight.shape[0] * weight.shape[2] for weight in weights if weight.dim() == 3)  # of a batched product
     bytes_per_row = 4 * 8 * (inputs + units)  # values, gradients, and what operators keep for the way back
     num_rows = torch.cuda.mem_get_info(model.device)[0] // 4 // bytes_per_row
     return max(MICRO_BATCH, 1 << (int(num_rows).bit_length() - 1))

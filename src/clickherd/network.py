@@ -63,9 +63,9 @@ class ClickModel:
         device: torch.device | str = "cpu",
     ) -> None:
         self.config, self.layout, self.device = config, layout, torch.device(device)
-        self.net = config.build(len(layout.fields), len(layout.numeric)).to(self.device)
+        self.net = config.build_for(tuple(field.name for field in layout.fields), len(layout.numeric)).to(self.device)
         self.table = EmbeddingTable(
-            layout.num_ids, config.embedding_dim, wide=config.wide, init_std=init_std, device=self.device
+            layout.num_ids, config.row_width, wide=config.wide, init_std=init_std, device=self.device
         )
 
     @property

@@ -69,6 +69,7 @@ def train_run(
     threads = use_threads(config.train.threads)
     prepared = prepare_sources(config, announce)
     check_mask(config.train.mask, prepared.encoder)
+    config.model.check_fields(tuple(field.name for field in prepared.encoder.layout.fields))
     config = _settled(config, prepared, threads)
     _create(folder, config, prepared)
     return _train(config, prepared, folder, announce, observer, should_stop, report)

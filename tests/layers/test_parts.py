@@ -4,7 +4,8 @@ import pytest
 import torch
 from torch.nn import functional
 
-from clickherd.layers.interaction import pairwise_products
+from clickherd.layers import interaction
+from clickherd.layers.interaction import InnerProducts, bilinear, pairwise_products
 from clickherd.layers.linear import NumericLinear
 from clickherd.layers.mlp import MLP, BatchNorm, MLPConfig, glorot_linear, glorot_stack
 
@@ -22,6 +23,21 @@ def test_pairwise_products_by_hand() -> None:
 @pytest.mark.parametrize("num_fields", [0, 1])
 def test_fewer_than_two_fields_have_no_pairs(num_fields: int) -> None:
     torch.testing.assert_close(pairwise_products(torch.randn(4, num_fields, 3)), torch.zeros(4, 3))
+
+
+def test_inner_products_are_those_of_all_pairs_in_order() -> None:
+    rows = torch.tensor([[[1.0, 2.0], [3.0, -1.0], [0.0, 2.0]]])
+    torch.testing.assert_close(InnerProducts(3)(rows), torch.tensor([[3.0 - 2.0, 4.0, -2.0]]))
+    assert InnerProducts(1)(rows[:, :1]).shape == (1, 0)
+
+
+def test_bilinear_has_the_values_and_the_gradient_of_its_formula(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(interaction.SLICE, "cpu", 25)  # of 12 products a row and column: two rows at a time
+    x, y, weight = (torch.randn(*shape, dtype=torch.float64) for shape in [(3, 5, 4), (3, 5, 3), (2, 4, 3)])
+    torch.testing.assert_close(bilinear(x, y, weight), torch.einsum("bdh,bdf,mhf->bdm", x, y, weight))
+    assert torch.autograd.gradcheck(bilinear, [t.requires_grad_() for t in (x, y, weight)])
+    same = y.detach().requires_grad_()
+    assert torch.autograd.gradcheck(lambda t: bilinear(t, t, torch.ones(2, 3, 3, dtype=torch.float64)), same)
 
 
 def test_numeric_linear_starts_at_zero_and_adds_up() -> None:

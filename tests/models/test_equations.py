@@ -104,7 +104,7 @@ EQUATIONS = {
 
 @pytest.mark.parametrize(
     ("name", "options"),
-    [(name, {}) for name in MODELS] + [(name, {"structure": "stacked"}) for name in ("dcnv2", "dcnv2_mix")],
+    [(name, {}) for name in EQUATIONS] + [(name, {"structure": "stacked"}) for name in ("dcnv2", "dcnv2_mix")],
 )
 def test_the_network_computes_its_equations(name: str, options: dict[str, Any]) -> None:
     fields = MODELS[name].model_fields

@@ -6,11 +6,45 @@ from typing import Annotated, get_args
 
 from pydantic import Field
 
-from clickherd.models import dcn, dcnv2, dcnv2_mix, deepfm, fm, lr, wide_deep
+from clickherd.models import (
+    autoint,
+    dcn,
+    dcnv2,
+    dcnv2_mix,
+    deepfm,
+    edcn,
+    fcn,
+    fgcnn,
+    finalmlp,
+    finalnet,
+    fm,
+    ipnn,
+    lr,
+    masknet,
+    rankmixer,
+    wide_deep,
+    xdeepfm,
+)
 from clickherd.models.base import CTRModel, ModelConfig
 
 AnyModelConfig = Annotated[
-    lr.Config | fm.Config | wide_deep.Config | deepfm.Config | dcn.Config | dcnv2.Config | dcnv2_mix.Config,
+    lr.Config
+    | fm.Config
+    | wide_deep.Config
+    | deepfm.Config
+    | dcn.Config
+    | dcnv2.Config
+    | dcnv2_mix.Config
+    | xdeepfm.Config
+    | autoint.Config
+    | ipnn.Config
+    | fgcnn.Config
+    | edcn.Config
+    | masknet.Config
+    | finalmlp.Config
+    | finalnet.Config
+    | fcn.Config
+    | rankmixer.Config,
     Field(discriminator="name"),
 ]
 

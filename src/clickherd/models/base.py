@@ -7,25 +7,44 @@ from __future__ import annotations
 
 import sys
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
-from typing import ClassVar
+from collections.abc import Iterable, Sequence
 
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
 
 class ModelConfig(BaseModel, ABC):
-    """Base of every model's Config. `wide` says whether ids also carry a one-dimensional linear weight."""
+    """Base of every model's Config."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    wide: ClassVar[bool]
     name: str
     embedding_dim: int = Field(10, ge=1, description="width D of an embedding row")
+
+    @property
+    @abstractmethod
+    def wide(self) -> bool:
+        """Whether ids also carry a one-dimensional linear weight; a class variable where no setting decides it."""
+
+    @property
+    def row_width(self) -> int:
+        """Width of a row of the embedding table: D, unless a model keeps several embeddings of an id in one row."""
+        return self.embedding_dim
 
     @abstractmethod
     def build(self, num_fields: int, num_numeric: int) -> CTRModel:
         """The network for `num_fields` embedded fields (F) and `num_numeric` real-valued columns (K)."""
+
+    def check_fields(self, field_names: tuple[str, ...]) -> None:
+        """Whether the embedded fields that settings name are there.
+
+        Raises:
+            ConfigError: one is not; the valid names are listed.
+        """
+
+    def build_for(self, field_names: tuple[str, ...], num_numeric: int) -> CTRModel:
+        """The network for the embedded fields of these names. Models that name fields in their Config look them up."""
+        return self.build(len(field_names), num_numeric)
 
     @classmethod
     def summary(cls) -> str:
@@ -44,6 +63,14 @@ class CTRModel(nn.Module, ABC):
         numeric_BK: Tensor,  # min-max or standardised numeric columns; K may be 0
     ) -> Tensor:  # logits (B,)
         """Logits, shape (B,)."""
+
+    def branches(self, rows_BFD: Tensor, wide_B: Tensor, numeric_BK: Tensor) -> tuple[Tensor, ...]:
+        """The logits that training looks at, (B,) each: the prediction's, then those that `auxiliary_loss` is about."""
+        return (self(rows_BFD, wide_B, numeric_BK),)
+
+    def auxiliary_loss(self, logits: Sequence[Tensor], labels_B: Tensor) -> Tensor | None:
+        """What training adds to the prediction's BCE, as a sum over rows; `logits` are the branches'. None: nothing."""
+        return None
 
     def l2_terms(self) -> Iterable[tuple[Tensor, float]]:
         """Dense weights with an L2 penalty λΣw² of their own, as (weight, λ)."""

@@ -1,0 +1,1 @@
+"""Networks of clickherd beside the same networks of others, with the same weights."""

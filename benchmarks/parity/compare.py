@@ -1,0 +1,117 @@
+"""Runs the cases and prints what it finds as one JSON line; `fuxictr.py` starts it.
+
+Shapes: B rows, F fields.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+from fuxictr.features import FeatureMap
+from torch import nn
+
+from clickherd.layers.embedding import EmbeddingTable
+from clickherd.models import CTRModel
+from parity import adapters, adapters_final, adapters_interaction  # noqa: F401  (they register their cases)
+from parity.registry import CASES, FIELDS, Case, Weights
+
+ROWS = 256
+
+
+def main() -> None:
+    """Compare the cases of the models named on the command line, or all."""
+    checkout, *names = sys.argv[1:]
+    unknown = set(names) - {case.model for case in CASES}
+    if unknown:
+        sys.exit(f"no case for {', '.join(sorted(unknown))}; there are {', '.join(sorted({c.model for c in CASES}))}")
+    cases = [case for case in CASES if not names or case.model in names]
+    print(json.dumps([compare(case, Path(checkout)) for case in cases]))
+
+
+@torch.no_grad()
+def compare(case: Case, checkout: Path) -> dict[str, Any]:
+    """The largest difference of a logit, and how many weights of ours went into it."""
+    torch.manual_seed(0)
+    net, table = ours(case)
+    weights = Weights(net.state_dict(), table.weight, case.config)
+    peer = theirs(case, checkout, weights)
+    ids_BF = torch.stack([torch.randint(size, (ROWS,), dtype=torch.int32) for size in FIELDS.values()], dim=1)
+    offsets_F = torch.tensor([0, *FIELDS.values()][:-1], dtype=torch.int32).cumsum(0, dtype=torch.int32)
+    rows_BFD, wide_B = table.gather(ids_BF + offsets_F)
+    logits_B = net(rows_BFD.double(), wide_B.double(), torch.empty(ROWS, 0, dtype=torch.float64))
+    batch = {field: ids_BF[:, j] for j, field in enumerate(FIELDS)}
+    difference = float((logits_B - peer(batch)["y_pred"].squeeze(1)).abs().max())
+    return {
+        "model": case.model,
+        "settings": case.told,
+        "peer": case.peer,
+        "difference": difference,
+        "spread": float(logits_B.std()),
+        "weights": weights.count,
+        "remark": case.remark,
+    }
+
+
+def ours(case: Case) -> tuple[CTRModel, EmbeddingTable]:
+    """The network in float64 and the table, every weight at random."""
+    config = case.config
+    net = config.build(len(FIELDS), 0).double().eval()
+    for weight in net.parameters():
+        weight.add_(0.1 * torch.randn_like(weight))
+    for name, buffer in net.named_buffers():  # the running averages of batch norm
+        if buffer.is_floating_point():
+            buffer.copy_(torch.rand_like(buffer) + (0.5 if name.endswith("var") else -0.5))
+    table = EmbeddingTable(sum(FIELDS.values()), config.row_width, wide=config.wide, init_std=0.5)
+    table.weight.normal_(0, 0.5).mul_(1024).round_().div_(1024)  # linear weights add up without rounding
+    return net, table
+
+
+def theirs(case: Case, checkout: Path, weights: Weights) -> nn.Module:
+    """FuxiCTR's network with those weights; it returns logits, as for a regression."""
+    path = checkout / "model_zoo" / case.source
+    spec = importlib.util.spec_from_file_location(f"fuxictr_zoo_{path.stem}", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    with tempfile.TemporaryDirectory() as folder:
+        peer: nn.Module = getattr(module, case.peer)(
+            feature_map(folder, case.config.embedding_dim),
+            embedding_dim=case.config.embedding_dim,
+            task="regression",
+            optimizer="adam",
+            loss="binary_crossentropy",
+            metrics=["AUC"],
+            model_root=folder,
+            verbose=0,
+            gpu=-1,
+            **case.options,
+        )
+    peer = peer.double().eval()
+    state = {name: value for name, value in peer.state_dict().items() if not value.is_floating_point()}
+    peer.load_state_dict(state | case.adapter(weights))
+    assert not weights.unused, f"{case.model}: {weights.unused} went nowhere"
+    return peer
+
+
+def feature_map(folder: str, embedding_dim: int) -> FeatureMap:
+    """The description of the columns that FuxiCTR's preprocessing would have written."""
+    described = FeatureMap("parity", folder)
+    for name, size in FIELDS.items():
+        described.features[name] = {"source": "", "type": "categorical", "vocab_size": size}
+    described.labels = ["label"]
+    described.num_fields = described.get_num_fields()
+    described.total_features = sum(FIELDS.values())
+    described.default_emb_dim = embedding_dim
+    described.set_column_index()
+    return described
+
+
+if __name__ == "__main__":
+    main()

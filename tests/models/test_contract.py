@@ -2,14 +2,17 @@
 
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from pydantic import ValidationError
 from torch import Tensor
 
 from clickherd.config import resolve
+from clickherd.data.store import Batch, FieldLayout, Layout
 from clickherd.errors import ConfigError
 from clickherd.models import MODELS, CTRModel, ModelConfig
+from clickherd.network import ClickModel
 
 NAMES = sorted(MODELS)
 WIDE = {"lr", "fm", "wide_deep", "deepfm", "xdeepfm"}  # as in the papers
@@ -78,6 +81,16 @@ def test_one_logit_a_row(name: str, options: dict[str, Any], num_fields: int, nu
     logits = build(config, num_fields, num_numeric)(*inputs(config, batch, num_fields, num_numeric))
     assert logits.shape == (batch,)
     assert torch.isfinite(logits).all()
+
+
+@every_model
+def test_the_table_s_rows_are_what_the_network_reads(name: str, options: dict[str, Any]) -> None:
+    layout = Layout((FieldLayout("a", 0, 5), FieldLayout("b", 5, 7)), ("x",))
+    model = ClickModel(small(name, **options), layout)
+    ids, numeric = np.array([[0, 5], [4, 11], [2, 6]], dtype=np.int32), np.ones((3, 1), dtype=np.float32)
+    clicks = model.predict(Batch(ids, (), numeric, np.empty(0, np.float32), np.empty(0, np.uint64)))
+    assert clicks.shape == (3,)
+    assert ((clicks > 0) & (clicks < 1)).all()
 
 
 @every_model
@@ -150,6 +163,18 @@ def test_bfloat16_products_change_logits_and_gradients_by_their_rounding_only(
     for rounded, exact in zip(logits_and_gradients(True), logits_and_gradients(False), strict=True):
         assert rounded.dtype == torch.float32
         assert (rounded - exact).norm() < 0.15 * exact.norm()  # .067 was measured, where a ReLU turns
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_network_is_a_graph_for_any_number_of_rows(name: str) -> None:
+    config = small(name)
+    model = build(config, 5, 3).eval()
+    rows = torch.export.Dim("rows")
+    graph = torch.export.export(
+        model, tuple(t.detach() for t in inputs(config, 7, 5, 3)), dynamic_shapes=({0: rows},) * 3
+    )
+    batch = tuple(t.detach() for t in inputs(config, 11, 5, 3))
+    torch.testing.assert_close(graph.module()(*batch), model(*batch).detach(), atol=1e-5, rtol=1e-5)
 
 
 @every_model

@@ -15,6 +15,7 @@ from clickherd.data.columnar import ArrowPart, ParquetPart
 from clickherd.data.config import DataConfig
 from clickherd.data.cross import CrossedPart
 from clickherd.data.frames import to_part
+from clickherd.data.history import EventLog, HistoryPart
 from clickherd.data.locate import DataFile, locate
 from clickherd.data.part import Part, PartitionedPart
 from clickherd.data.text import TextPart
@@ -63,12 +64,14 @@ class Source:
         faults: Mapping[str, DataError],
         *,
         is_text: bool,
+        log: EventLog | None = None,
     ) -> None:
         self._parts, self._faults = tuple(parts), dict(faults)
         self.name = parts[0].name if len(parts) == 1 else f"{parts[0].name} and {len(parts) - 1} more"
         self.dtypes = dict(dtypes)
         self.columns = tuple(dtypes)
         self.is_text = is_text
+        self.log = log  # of its rows, if histories are made
 
     def fingerprint(self) -> str:
         """A sha256 of the content that does not depend on where local files lie. Rows are not looked at.
@@ -122,7 +125,14 @@ class Source:
         return frame.cast({name: dtype for name, dtype in other.items() if dtype != pl.Null}).with_columns(unusable)
 
 
-def open_source(data: DataLike, config: DataConfig, *, need_label: bool = True, names: Iterable[str] = ()) -> Source:
+def open_source(
+    data: DataLike,
+    config: DataConfig,
+    *,
+    need_label: bool = True,
+    names: Iterable[str] = (),
+    earlier: Iterable[Source] = (),
+) -> Source:
     """The rows of `data`, ready to be read.
 
     Args:
@@ -130,6 +140,7 @@ def open_source(data: DataLike, config: DataConfig, *, need_label: bool = True, 
         config: how files are read, and the roles of columns.
         need_label: whether the label's column has to be there.
         names: columns known from elsewhere (a trained model's), by which a CSV's header is recognised.
+        earlier: other sources of the log, whose rows are in the histories of these as far as they are earlier.
 
     Raises:
         DataError: nothing to read, or nothing that can be read; the message names file and column.
@@ -150,16 +161,25 @@ def open_source(data: DataLike, config: DataConfig, *, need_label: bool = True, 
     check_columns(parts)
     if config.crosses:
         parts = [CrossedPart(part, config) for part in parts]
-    is_text = parts[0].is_text
-    dtypes, faults = (parts[0].dtypes, {}) if is_text else unify(parts, config)
-    if need_label and config.label not in dtypes:
+    source = _of_parts(parts, config)
+    if need_label and config.label not in source.dtypes:
         raise DataError(
             "the label's column is not there",
             file=parts[0].name,
             column=config.label,
             mend=_label_mend(parts[0], config),
         )
-    return Source(parts, dtypes, faults, is_text=is_text)
+    if config.histories:
+        log = EventLog(source.chunks, config, [other.log for other in earlier if other.log is not None])
+        extended = [HistoryPart(part, config, log, number) for number, part in enumerate(parts)]
+        source = _of_parts(extended, config, log)
+    return source
+
+
+def _of_parts(parts: Sequence[Part], config: DataConfig, log: EventLog | None = None) -> Source:
+    is_text = parts[0].is_text
+    dtypes, faults = (parts[0].dtypes, {}) if is_text else unify(parts, config)
+    return Source(parts, dtypes, faults, is_text=is_text, log=log)
 
 
 def _file_part(file: DataFile, config: DataConfig, names: frozenset[str], *, need_label: bool) -> Part:
@@ -186,7 +206,8 @@ def _filled(parts: list[Part]) -> list[Part]:
 
 def _configured_names(config: DataConfig) -> set[str]:
     names = {config.label, *config.roles, *config.hash_buckets, *config.numeric_columns}
-    names.update(*config.crosses)
+    names.update(*config.crosses, *config.targets.items())
+    names.update(name for history in config.parsed_histories.values() for name in history if name)
     return names | {name for name in (config.group, config.time_column) if name}
 
 

@@ -37,6 +37,7 @@ class Gradients:
     loss: torch.Tensor
     rows: torch.Tensor  # (B, F, D)
     wide: torch.Tensor | None  # (B,)
+    sequences: list[torch.Tensor]  # (N, D) of each sequence that the network takes value by value
     dense: list[torch.Tensor]  # of the network's weights, in their order
 
 
@@ -95,27 +96,33 @@ class Learner:
 
     def _ready(self, batch: TensorBatch) -> TensorBatch:
         """The rows with their ids masked, once those of the table are up to date."""
-        self.mask.apply(batch.ids, batch.bags)
-        self.embedding.touch(batch.ids, batch.bags)
+        batch = self.model.with_sequences(batch)
+        bags = batch.bags + batch.sequences
+        self.mask.apply(batch.ids, bags)
+        self.embedding.touch(batch.ids, bags)
         return batch
 
     def gradients(self, batch: TensorBatch, batch_size: int) -> Gradients:
         """Forward and backward of a micro-batch; changes nothing."""
         model = self.model
         rows_BFD, wide_B = model.table.gather(batch.ids, batch.bags)
-        inputs = [rows_BFD, wide_B] if model.table.wide else [rows_BFD]
+        sequences = model.gather_sequences(batch)
+        inputs = [rows_BFD, *sequences, *([wide_B] if model.table.wide else [])]
         inputs = [tensor.requires_grad_() for tensor in inputs] + list(model.net.parameters())
         with torch.autocast(model.device.type, torch.bfloat16, enabled=self.bf16, cache_enabled=False):
-            logits_B = model.net(rows_BFD, wide_B, batch.numeric).float()
+            logits_B = model.logits(batch, rows_BFD, wide_B, sequences).float()
         loss = binary_cross_entropy_with_logits(logits_B, batch.labels, reduction="sum") / batch_size
         grad_rows_BFD, *others = torch.autograd.grad(loss, inputs, allow_unused=True, materialize_grads=True)
+        grad_sequences = [others.pop(0) for _ in sequences]
         grad_wide_B = others.pop(0) if model.table.wide else None
-        return Gradients(loss.detach(), grad_rows_BFD, grad_wide_B, others)
+        return Gradients(loss.detach(), grad_rows_BFD, grad_wide_B, grad_sequences, others)
 
     def _add(self, batch: TensorBatch, gradients: Gradients) -> torch.Tensor:
         """Add the gradients to those of the batch so far; returns the share of the loss."""
         self.dense.accumulate(gradients.dense)
         self.embedding.accumulate(batch.ids, batch.bags, gradients.rows, gradients.wide)
+        for (values, _), grad_ND in zip(batch.sequences, gradients.sequences, strict=True):
+            self.embedding.accumulate_values(values, grad_ND)
         return gradients.loss
 
     def add_gradients(self, batch: TensorBatch, batch_size: int) -> torch.Tensor:
@@ -168,7 +175,8 @@ def micro_batch_size_for(model: ClickModel, batch_size: int, threads: int) -> in
         return max(MIN_MICRO_BATCH, -(-batch_size // 2)) if shared else MICRO_BATCH
     inputs = len(model.layout.fields) * model.config.embedding_dim + len(model.layout.numeric)
     units = sum(weight.shape[0] for weight in model.net.parameters() if weight.dim() == 2)
-    bytes_per_row = 4 * 8 * (inputs + units)  # values, gradients, and what operators keep for the way back
+    length = sum(field.max_length or 0 for field in model.layout.sequences) if model.config.sequences else 1
+    bytes_per_row = 4 * 8 * (inputs + units) * length  # values, gradients, and what operators keep for the way back
     num_rows = torch.cuda.mem_get_info(model.device)[0] // 4 // bytes_per_row
     return max(MICRO_BATCH, 1 << (int(num_rows).bit_length() - 1))
 

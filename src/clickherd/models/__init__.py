@@ -6,11 +6,18 @@ from typing import Annotated, get_args
 
 from pydantic import Field
 
-from clickherd.models import dcn, dcnv2, dcnv2_mix, deepfm, fm, lr, wide_deep
+from clickherd.models import dcn, dcnv2, dcnv2_mix, deepfm, din, fm, lr, wide_deep
 from clickherd.models.base import CTRModel, ModelConfig
 
 AnyModelConfig = Annotated[
-    lr.Config | fm.Config | wide_deep.Config | deepfm.Config | dcn.Config | dcnv2.Config | dcnv2_mix.Config,
+    lr.Config
+    | fm.Config
+    | wide_deep.Config
+    | deepfm.Config
+    | dcn.Config
+    | dcnv2.Config
+    | dcnv2_mix.Config
+    | din.Config,
     Field(discriminator="name"),
 ]
 

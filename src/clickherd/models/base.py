@@ -1,6 +1,6 @@
 """What every model shares: the base of its Config, and the call that the training loop makes.
 
-Shapes: B rows of the (micro-)batch, F embedded fields, D embedding width, K real-valued numeric columns.
+Shapes: B rows of the (micro-)batch, F embedded fields, D embedding width, K real-valued numeric columns, Q sequences.
 """
 
 from __future__ import annotations
@@ -15,11 +15,16 @@ from torch import Tensor, nn
 
 
 class ModelConfig(BaseModel, ABC):
-    """Base of every model's Config. `wide` says whether ids also carry a one-dimensional linear weight."""
+    """Base of every model's Config.
+
+    `wide` says whether ids also carry a one-dimensional linear weight, `sequences` whether the network takes sequences
+    value by value (see `SequenceModelConfig`); to others a sequence is a multi-valued field.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     wide: ClassVar[bool]
+    sequences: ClassVar[bool] = False
     name: str
     embedding_dim: int = Field(10, ge=1, description="width D of an embedding row")
 
@@ -31,6 +36,19 @@ class ModelConfig(BaseModel, ABC):
     def summary(cls) -> str:
         """The model in one line, for listings: the first line of its file's docstring."""
         return (sys.modules[cls.__module__].__doc__ or "").partition("\n")[0]
+
+
+class SequenceModelConfig(ModelConfig):
+    """Base of the Config of a model that takes sequences value by value.
+
+    Its forward has a fourth argument, `sequences`: a tuple of Q `SequenceRows`. They are not among the F fields.
+    """
+
+    sequences: ClassVar[bool] = True
+
+    @abstractmethod
+    def build(self, num_fields: int, num_numeric: int, *, num_sequences: int = 0) -> CTRModel:
+        """The network for F embedded fields, K real-valued columns and Q sequences."""
 
 
 class CTRModel(nn.Module, ABC):

@@ -28,7 +28,7 @@ from clickherd.data.numeric import (
 from clickherd.data.schema import Column, says_nothing
 from clickherd.data.source import RawChunk
 from clickherd.data.store import MISSING
-from clickherd.data.values import Floats, as_texts, last_parts, read_numbers, read_parts, without_nulls
+from clickherd.data.values import Floats, as_texts, last_parts, read_numbers, read_parts, read_positions, without_nulls
 from clickherd.data.vocabulary import HashBuckets, Ids, Vocabulary, count_values
 
 Embedded = Vocabulary | HashBuckets | LogSquareBuckets | QuantileBuckets
@@ -146,6 +146,7 @@ class CategoricalColumn(StreamedColumn):
         self._distinct = pl.Series(dtype=pl.String)  # the values by code, once all are counted
         self._dtype: pl.DataType = pl.String()
         self._out = np.empty(0, np.int32)
+        self._of_texts = np.empty(0, np.int32)  # codes of the texts that positions stand for
         self._from_cells = False  # whether texts were taken as they lie, those that mean missing among them
         self._rows = self._empty_rows = 0
         self._separated: bool | None = None  # whether any text held the separator
@@ -173,7 +174,8 @@ class CategoricalColumn(StreamedColumn):
             return (self._out,)
         values = chunk.frame[name]
         if self._multi:
-            return self._add_parts(values, train)
+            texts = chunk.texts.get(name)
+            return self._add_parts(values, train) if texts is None else self._add_positions(values, texts, train)
         if self._hash is not None:  # nothing is counted: that the values are too many is why they are hashed
             ids = self._hash.encode(values)
             self._empty_rows += int(np.count_nonzero((ids[train] if len(train) else ids) == MISSING))
@@ -220,6 +222,19 @@ class CategoricalColumn(StreamedColumn):
         integers = self._codes.integers()
         numbers = pl.Series("value", integers.view(np.float64) if self._dtype.is_float() else integers)
         return numbers.cast(self._dtype).scatter(NULL, None)
+
+    def _add_positions(self, lists: pl.Series, texts: pl.Series, train: Mask) -> Arrays:
+        """As `_add_parts`, for lists of positions in `texts`, which are the same in every chunk."""
+        positions, sizes = read_positions(lists)
+        self._empty_rows += int(np.count_nonzero((sizes[train] if len(train) else sizes) == 0))
+        if self._hash is not None:
+            return self._hash.encode(texts)[positions], sizes
+        if not len(self._of_texts):
+            self._of_texts = np.empty(len(texts), np.int32)
+            self._codes.add_texts(texts, np.zeros(len(texts), np.bool_), self._of_texts)  # none of them counts yet
+        codes = self._of_texts[positions]
+        self._codes.count(codes, np.repeat(train, sizes) if len(train) else EVERY_ROW)
+        return codes, sizes
 
     def include(self, sequence: CategoricalColumn) -> None:
         """Let the values of a sequence of this column's values count towards its vocabulary."""

@@ -25,7 +25,7 @@ from clickherd.data.parallel import in_parallel
 from clickherd.data.schema import Schema
 from clickherd.data.source import RawChunk
 from clickherd.data.store import MISSING, TRUTH, Batch, FieldLayout, Layout
-from clickherd.data.values import as_texts, last_parts, read_labels, read_numbers, read_parts
+from clickherd.data.values import as_texts, last_parts, read_labels, read_numbers, read_parts, read_positions
 from clickherd.data.vocabulary import HashBuckets, Ids, Vocabulary
 from clickherd.errors import DataError, RunError, did_you_mean
 
@@ -162,7 +162,7 @@ class Encoder:
             return int(np.count_nonzero(local == 0))
 
         def encode_multi(position: int, field: FieldLayout) -> int:
-            bags[position], unknown = self._bag(frame[field.name], field)
+            bags[position], unknown = self._bag(chunk, field)
             return unknown
 
         def scale(position: int, name: str) -> None:
@@ -185,10 +185,14 @@ class Encoder:
             return encoding.encode(values)
         return encoding.encode(read_numbers(values, chunk, self.reading.null_values, fitted=True))
 
-    def _bag(self, values: pl.Series, field: FieldLayout) -> tuple[Bag, int]:
+    def _bag(self, chunk: RawChunk, field: FieldLayout) -> tuple[Bag, int]:
         """Global ids and offsets of a multi-valued column, and how many values are unknown."""
-        encoding = self.embedded[field.name]
+        encoding, values = self.embedded[field.name], chunk.frame[field.name]
         assert isinstance(encoding, Vocabulary | HashBuckets)
+        if field.name in chunk.texts:
+            positions, sizes = read_positions(values)
+            local = encoding.encode(chunk.texts[field.name])[positions]
+            return bag_of(local, sizes, field.offset), int(np.count_nonzero(local == 0))
         parts, sizes = read_parts(values, self.reading.multi_separator, self.reading.null_values)
         if field.max_length is not None:
             parts, sizes = last_parts(parts, sizes, field.max_length)

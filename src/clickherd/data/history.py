@@ -4,7 +4,8 @@
 strictly earlier times, with `clicked` true. Neither the row itself, nor rows of its very instant, nor later ones are
 seen. Rows without a user have no history; rows without an item are in none.
 
-The user, the item and the time of every row are held in memory while histories are made: about 40 bytes a row.
+The lists hold positions in the column's distinct texts, which come beside the frame (`RawChunk.texts`): a text for each
+value would take longer than all else. User, item and time of every row are held in memory, about 50 bytes a row.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from clickherd.data.source import RawChunk
 
 Integers = npt.NDArray[np.int64]
+Positions = npt.NDArray[np.uint32]
 Mask = npt.NDArray[np.bool_]
 
 _TIMES = "Write times as 2026-01-31 12:00:00 or as epoch numbers."
@@ -41,25 +43,26 @@ class _Events:
     times: Integers
     users: dict[str, npt.NDArray[np.uint64]]  # column → hashes
     counts: dict[History, Mask]  # whether the row's item is in later histories of its user
-    items: dict[str, pl.Series]  # column → texts
+    items: dict[str, tuple[pl.Series, Positions]]  # column → its distinct texts, and each row's among them
     firsts: Integers  # the first row of each part, and the number of rows
 
 
 @dataclass(frozen=True)
 class Histories:
-    """The history of each of N rows, as pool[begin:end]."""
+    """The history of each of N rows, as pool[begin:end], positions in `texts`."""
 
     begin: Integers
     end: Integers
-    pool: pl.Series
+    pool: Positions
+    texts: pl.Series
 
     def lists(self, name: str, rows: Integers) -> pl.Series:
         """Those of the given rows as a column of lists, oldest value first."""
         begin, sizes = self.begin[rows], self.end[rows] - self.begin[rows]
         offsets = np.zeros(len(rows) + 1, np.int64)
         np.cumsum(sizes, out=offsets[1:])
-        values = self.pool.gather(np.repeat(begin - offsets[:-1], sizes) + np.arange(offsets[-1]))
-        return pl.Series(name, pa.LargeListArray.from_arrays(pa.array(offsets), values.to_arrow()))
+        values = self.pool[np.repeat(begin - offsets[:-1], sizes) + np.arange(offsets[-1])]
+        return pl.Series(name, pa.LargeListArray.from_arrays(pa.array(offsets), pa.array(values)))
 
 
 def make_histories(
@@ -100,11 +103,15 @@ class EventLog:
         self._chunks, self._config, self._earlier = chunks, config, tuple(earlier)
         self._made: dict[str, Histories] = {}
 
-    def lists(self, name: str, part: int, rows: Integers) -> pl.Series:
-        """The histories of rows of the source's part of that number, as a column of lists."""
+    def histories(self, name: str) -> Histories:
+        """Those of all rows of the source."""
         if name not in self._made:
             self._made[name] = self._make(self._config.parsed_histories[name])
-        return self._made[name].lists(name, rows + self.events.firsts[part])
+        return self._made[name]
+
+    def lists(self, name: str, part: int, rows: Integers) -> pl.Series:
+        """The histories of rows of the source's part of that number, as a column of lists."""
+        return self.histories(name).lists(name, rows + self.events.firsts[part])
 
     def num_rows(self, part: int) -> int:
         """Rows of the source's part of that number."""
@@ -117,7 +124,11 @@ class EventLog:
         counts = np.concatenate([log.counts[history] for log in logs])
         order, begin, end = make_histories(users, times, counts, self._config.max_length)
         own = slice(len(users) - len(self.events.times), None)
-        return Histories(begin[own], end[own], pl.concat([log.items[history.item] for log in logs]).gather(order))
+        texts, items = zip(*(log.items[history.item] for log in logs), strict=True)
+        together, places = _distinct(pl.concat(texts))
+        starts = np.cumsum([0, *map(len, texts)])
+        every = np.concatenate([positions + start for positions, start in zip(items, starts, strict=False)])
+        return Histories(begin[own], end[own], places[every[order]], together)
 
     @cached_property
     def events(self) -> _Events:
@@ -143,7 +154,7 @@ class EventLog:
             for name, hashes in users.items():
                 hashes.append(hash_texts(texts[name]))
             for name, values in items.items():
-                values.append(texts[name].alias("item"))
+                values.append(texts[name])
             for history in histories:
                 known = texts[history.by].is_not_null() & texts[history.item].is_not_null()
                 marked = _marks(history.where, chunk, config) if history.where else np.True_
@@ -152,9 +163,17 @@ class EventLog:
             np.concatenate(times),
             {name: np.concatenate(parts) for name, parts in users.items()},
             {history: np.concatenate(parts) for history, parts in counts.items()},
-            {name: pl.concat(parts) for name, parts in items.items()},
+            {name: _distinct(pl.concat(parts)) for name, parts in items.items()},
             np.array([*firsts, rows]),
         )
+
+
+def _distinct(texts: pl.Series) -> tuple[pl.Series, Positions]:
+    """The distinct texts, and the position of each text among them; that of a missing one is any."""
+    table = texts.alias("text").to_frame()
+    distinct = table.unique(maintain_order=True).drop_nulls().with_row_index("position")
+    positions = table.join(distinct, on="text", how="left", maintain_order="left")["position"].fill_null(0)
+    return distinct["text"], positions.cast(pl.UInt32).to_numpy()
 
 
 def _texts(values: pl.Series, config: DataConfig) -> pl.Series:
@@ -185,7 +204,7 @@ class HistoryPart(ExtendedPart):
         self._made = [name for name in config.histories if name not in part.dtypes]
         self._log, self._number = log, number
         super().__init__(part, self._made)
-        self.dtypes |= dict.fromkeys(self._made, pl.List(pl.String))
+        self.dtypes |= dict.fromkeys(self._made, pl.List(pl.UInt32))
         _check(part, self._made, config)
 
     def pieces(self, columns: Sequence[str], rows: int, cells: Collection[str] = ()) -> Iterator[Piece]:
@@ -200,7 +219,9 @@ class HistoryPart(ExtendedPart):
             numbers = np.arange(piece.first_row, piece.first_row + height)
             lists = (self._log.lists(name, self._number, numbers) for name in made)
             frame = pl.DataFrame([*piece.frame.get_columns(), *lists])  # the piece's may have no columns, so no height
-            yield replace(piece, frame=frame.select(name for name in columns if name not in piece.cells))
+            frame = frame.select(name for name in columns if name not in piece.cells)
+            texts = {name: self._log.histories(name).texts for name in made}
+            yield replace(piece, frame=frame, texts={**piece.texts, **texts})
 
     def _stored(self, columns: Sequence[str]) -> list[str]:
         return [name for name in columns if name not in self._made] or [next(iter(self._part.dtypes))]

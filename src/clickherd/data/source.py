@@ -38,6 +38,7 @@ class RawChunk:
     first_row: int  # index within the file of the chunk's first data row, from 0
     first_line: int | None = None  # line of that row; None when rows and lines do not run in step
     cells: Mapping[str, Cells] = field(default_factory=dict)  # text columns that are not in the frame
+    texts: Mapping[str, pl.Series] = field(default_factory=dict)  # column of lists of positions → what they stand for
 
     @property
     def height(self) -> int:
@@ -95,7 +96,7 @@ class Source:
         for part in self._parts:
             for piece in part.pieces(wanted, rows, cells):
                 frame = self._cast(piece.frame, piece.frame.columns)
-                yield RawChunk(frame, part.name, piece.first_row, piece.first_line, piece.cells)
+                yield RawChunk(frame, part.name, piece.first_row, piece.first_line, piece.cells, piece.texts)
 
     def head(self, rows: int = 50_000) -> pl.DataFrame:
         """At most `rows` rows, spread over the files and, where cheap, within them."""

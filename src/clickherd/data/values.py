@@ -186,6 +186,12 @@ def read_parts(
     return parts, sizes
 
 
+def read_positions(lists: pl.Series) -> tuple[npt.NDArray[np.uint32], npt.NDArray[np.int64]]:
+    """The numbers in a column of lists, row after row, and how many each row has, shape (N,)."""
+    sizes = lists.list.len().to_numpy().astype(np.int64)
+    return lists.filter(pl.Series(sizes > 0)).explode().to_numpy(), sizes
+
+
 def last_parts(
     parts: pl.Series, sizes: npt.NDArray[np.int64], max_length: int
 ) -> tuple[pl.Series, npt.NDArray[np.int64]]:

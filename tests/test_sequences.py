@@ -22,11 +22,14 @@ from clickherd.device_store import DeviceEpoch, DeviceStore, HostEpoch
 from clickherd.errors import ConfigError
 from clickherd.evaluate import evaluate
 from clickherd.importance import permutation_importance
+from clickherd.kernels import cpu
+from clickherd.layers.embedding import EmbeddingTable
 from clickherd.learner import Learner
 from clickherd.network import ClickModel, TensorBatch
 from clickherd.runtime import seeded, threads_kept, use_threads
 from clickherd.train import Trainer
 from clickherd.workers import Workers
+from conftest import TRITON_DEVICE
 
 CPU = torch.device("cpu")
 LAYOUT = Layout(
@@ -79,7 +82,8 @@ def learner_of(batch_size: int, *, model: dict[str, Any] | None = None, **settin
         }
     )
     with seeded(0):
-        return Learner(ClickModel(config.model, LAYOUT, init_std=0.3), config, batch_size)
+        model = ClickModel(config.model, LAYOUT, init_std=0.3, device=config.train.device)
+        return Learner(model, config, batch_size)
 
 
 def steps(learner: Learner, store: Store, size: int = 100) -> dict[str, torch.Tensor]:
@@ -181,6 +185,21 @@ def test_rows_from_a_device_train_alike(store_of: MakeStore) -> None:
         found.append({name: tensor.clone() for name, tensor in learner.tensors().items()})
     for name, tensor in found[0].items():
         assert torch.equal(tensor, found[1][name]), name
+
+
+@pytest.mark.parametrize("lag", [1, 3])
+def test_steps_through_either_kernels_agree(store_of: MakeStore, monkeypatch: pytest.MonkeyPatch, lag: int) -> None:
+    gpu = pytest.importorskip("clickherd.kernels.gpu", reason="triton is not installed", exc_type=ModuleNotFoundError)
+    monkeypatch.setattr("clickherd.learner.lag_for", lambda *_: lag)
+    store, found = store_of(60), []
+    for kernels, device in ((cpu, CPU), (gpu, TRITON_DEVICE)):
+        monkeypatch.setattr(EmbeddingTable, "kernels", kernels)
+        learner = learner_of(30, device=str(device))
+        epoch = HostEpoch(store, np.arange(60), device)
+        for start in (0, 30, 0, 30):
+            learner.step(epoch, start, start + 30, replace(learner.hyper, learning_rate=1e-3))
+        found.append({name: tensor.cpu().clone() for name, tensor in learner.tensors().items() if "rng" not in name})
+    assert_close(*found)
 
 
 def test_prediction_does_not_depend_on_the_cut(store_of: MakeStore) -> None:

@@ -118,7 +118,10 @@ class ClickModel:
         return logits_B.double().sigmoid().cpu().numpy()
 
     def with_sequences(self, batch: TensorBatch) -> TensorBatch:
-        """The batch with its sequences apart from the bags, if the network takes them; empty ones hold nothing then."""
+        """The batch with its sequences apart from the bags, if the network takes them; empty ones hold nothing then.
+
+        With sequences it waits for a GPU.
+        """
         if not self._sequences:
             return batch
         first = len(batch.bags) - len(self._sequences)

@@ -44,8 +44,8 @@ class BatchNorm(nn.BatchNorm1d):
 class Dice(nn.Module):
     """y = p·x + α(1 − p)·x with p = σ((x − E[x]) / √(Var[x] + ε)): a PReLU whose bend follows the inputs.
 
-    Zhou et al., KDD 2018, eq. 5. α is learned, one a unit, from 0 on as in the authors' code; mean and variance are
-    those of the micro-batch, and running averages in predictions, as with batch norm.
+    Zhou et al., KDD 2018, section 5.2. α is learned, one a unit, from 0 on as in the authors' code; mean and variance
+    are those of the micro-batch, and running averages in predictions, as with batch norm.
     """
 
     def __init__(self, num_units: int) -> None:

@@ -8,13 +8,14 @@ Zhou et al., KDD 2018, https://arxiv.org/abs/1706.06978.
 
 e_j are the rows of the sequence's values, v_A that of its target (the item at hand). As in the paper the weights a are
 not normalised: their sum is the strength of the interest, and a user without a history has none, v_U = 0. The authors'
-code divides them by √D and takes their softmax over the history: `softmax`. The products are those of the authors'
-code; the paper draws an outer product, of which it says no more.
+code divides them by √D and takes their softmax over the history: `softmax`. That the pair's difference and product go in
+is the authors' code's, too; the paper has an "out product" there.
 
-Dice (eq. 5) is an activation of both MLPs: `model.mlp.activation=dice`, `model.attention.activation=dice`.
+Dice (section 5.2) is an activation of both MLPs: `model.mlp.activation=dice`, `model.attention.activation=dice`.
 
-Mini-batch aware regularisation (eq. 4) decays the rows alone that a batch touches, the rarer the more: λ/n_j with n_j
-occurrences in the log. `optim.regularize=batch` decays the same rows, all with the same λ; by default every row decays.
+Mini-batch aware regularisation (section 5.1) decays the rows alone that a batch touches, the rarer the more: λ/n_j with
+n_j occurrences in the log. `optim.regularize=batch` decays the same rows, all with the same λ; by default all rows
+decay at every step.
 
 Shapes: B rows, F fields, D embedding width, K real-valued columns, N values of a sequence in all rows together.
 """

@@ -8,8 +8,8 @@ Zhou et al., KDD 2018, https://arxiv.org/abs/1706.06978.
 
 e_j are the rows of the sequence's values, v_A that of its target (the item at hand). As in the paper the weights a are
 not normalised: their sum is the strength of the interest, and a user without a history has none, v_U = 0. The authors'
-code divides them by √D and takes their softmax over the history: `softmax`. That the pair's difference and product go in
-is the authors' code's, too; the paper has an "out product" there.
+code divides them by √D and takes their softmax over the history: `softmax`. That the difference and the product of the
+pair go in is the authors' code's, too; the paper has an "out product" there.
 
 Dice (section 5.2) is an activation of both MLPs: `model.mlp.activation=dice`, `model.attention.activation=dice`.
 

@@ -5,9 +5,10 @@
 
 Every model is trained with the settings that BARS publishes for it on Frappe_x1 (batch 4,096, Adam at 1e-3, rates
 divided by ten after an epoch that scored no better, at most 100 epochs), stops early on the validation rows, and is
-scored on the test rows once. FuxiCTR runs the classes of its model zoo in its own environment, made under benchmarks/.envs. Runs are kept
-as they come in benchmarks/results/zoo-DATA.json, and none that is there is repeated; the table beside it holds mean ±
-standard deviation over seeds, and the figures that BARS published: of one seed, its settings chosen on the test rows.
+scored on the test rows once. FuxiCTR runs the classes of its model zoo in its own environment, made under
+benchmarks/.envs. Runs are kept as they come in benchmarks/results/zoo-DATA.json, none that is there is repeated. The
+table beside it holds mean ± standard deviation over seeds, and the figures that BARS published: of one seed, its
+settings chosen on the test rows.
 """
 
 from __future__ import annotations

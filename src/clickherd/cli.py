@@ -72,7 +72,9 @@ def train(
     valid: Annotated[list[str] | None, typer.Option(help="Validation rows: a file, glob, folder or URL.")] = None,
     test: Annotated[list[str] | None, typer.Option(help="Test rows: a file, glob, folder or URL.")] = None,
     split: Annotated[str | None, typer.Option(help="random or time, when no such files are given.")] = None,
-    time_column: Annotated[str | None, typer.Option(help="Column that orders the rows, for --split time.")] = None,
+    time_column: Annotated[
+        str | None, typer.Option(help="Column that orders the rows, for --split time and --history.")
+    ] = None,
     format: Annotated[  # noqa: A002  (the flag's name)
         str | None, typer.Option(help="auto, csv, tsv, parquet, arrow or criteo.")
     ] = None,
@@ -83,6 +85,18 @@ def train(
     cross: Annotated[
         list[str] | None,
         typer.Option(metavar="A*B", help="Combinations of the values of A and B as a column; repeatable."),
+    ] = None,
+    sequence: Annotated[
+        list[str] | None,
+        typer.Option(metavar="COLUMN:TARGET", help="A list of the TARGET's values, in order; repeatable."),
+    ] = None,
+    history: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="'ITEM by USER'",
+            help="The same user's earlier items as a sequence, by --time-column; with 'ITEM by USER where CLICKED' "
+            "those clicked; repeatable.",
+        ),
     ] = None,
     group: Annotated[str | None, typer.Option(help="Column by which GAUC groups rows, such as a user id.")] = None,
     min_count: Annotated[int | None, typer.Option(help="Rarer values become 'unknown'.")] = None,
@@ -106,6 +120,8 @@ def train(
             "data.split": split,
             "data.time_column": time_column,
             "data.crosses": [item.split("*") for item in cross] if cross else None,
+            "data.sequences": _pairs(sequence or [], "--sequence", ":") or None,
+            "data.histories": history or None,
             "data.group": group,
             "data.min_count": min_count,
             "data.roles": _pairs(role or [], "--role") or None,
@@ -301,12 +317,12 @@ def _settings(flags: dict[str, Any]) -> dict[str, Any]:
     return settings
 
 
-def _pairs(items: list[str], flag: str) -> dict[str, str]:
+def _pairs(items: list[str], flag: str, sign: str = "=") -> dict[str, str]:
     pairs = {}
     for item in items:
-        column, equals, value = item.rpartition("=")
-        if not equals:
-            raise ConfigError(f"cannot read {flag} {item!r}", mend="Write it as COLUMN=VALUE.")
+        column, found, value = item.rpartition(sign)
+        if not found:
+            raise ConfigError(f"cannot read {flag} {item!r}", mend=f"Write it as COLUMN{sign}VALUE.")
         pairs[column] = value
     return pairs
 

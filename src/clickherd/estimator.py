@@ -214,7 +214,7 @@ class CTRClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # sc
         classifier.config_, classifier.encoder_, classifier.model_ = config, run.encoder, run.model
         classifier.classes_ = np.array(facts.get("classes", [0, 1]))
         classifier.history_ = facts.get("history", [])
-        derived = {run.encoder.schema.label, *map(cross_name, config.data.crosses)}
+        derived = {run.encoder.schema.label, *map(cross_name, config.data.crosses), *config.data.histories}
         names = [column.name for column in run.encoder.schema.columns if column.name not in derived]
         classifier.n_features_in_ = len(names)
         if facts.get("has_feature_names", True):

@@ -18,7 +18,8 @@ WARM_UP = 3  # batches that run as they are before the recording: libraries and 
 class Graphed:
     """`compute(batch, batch_size)`, replayed from a graph for batches shaped like the first one.
 
-    Others run as they are: the last batch of an epoch, and all with multi-valued fields, whose shapes differ by batch.
+    Others run as they are: the last batch of an epoch, and all with multi-valued fields or sequences, whose shapes
+    differ by batch.
     The result belongs to the graph: the next call overwrites it.
     """
 
@@ -34,7 +35,7 @@ class Graphed:
         """The result of `compute`."""
         shape = len(batch.labels), batch_size
         self._shape = self._shape or shape
-        if batch.bags or shape != self._shape:
+        if batch.bags or batch.sequences or shape != self._shape:
             return self._compute(batch, batch_size)
         with torch.cuda.device(batch.labels.device):
             if self._calls < WARM_UP:

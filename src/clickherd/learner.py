@@ -37,6 +37,7 @@ class Gradients:
     loss: torch.Tensor  # BCE of the prediction, without what some models add to it in training
     rows: torch.Tensor  # (B, F, D)
     wide: torch.Tensor | None  # (B,)
+    sequences: list[torch.Tensor]  # (N, D) of each sequence that the network takes value by value
     dense: list[torch.Tensor]  # of the network's weights, in their order
 
 
@@ -95,29 +96,36 @@ class Learner:
 
     def _ready(self, batch: TensorBatch) -> TensorBatch:
         """The rows with their ids masked, once those of the table are up to date."""
-        self.mask.apply(batch.ids, batch.bags)
-        self.embedding.touch(batch.ids, batch.bags)
+        batch = self.model.with_sequences(batch)
+        bags = batch.bags + batch.sequences
+        self.mask.apply(batch.ids, bags)
+        self.embedding.touch(batch.ids, bags)
         return batch
 
     def gradients(self, batch: TensorBatch, batch_size: int) -> Gradients:
         """Forward and backward of a micro-batch; changes nothing."""
         model = self.model
         rows_BFD, wide_B = model.table.gather(batch.ids, batch.bags)
-        inputs = [rows_BFD, wide_B] if model.table.wide else [rows_BFD]
-        inputs = [tensor.requires_grad_() for tensor in inputs] + list(model.net.parameters())
+        sequences = model.gather_sequences(batch)
+        leaves = [rows_BFD, *sequences, *([wide_B] if model.table.wide else [])]
+        leaves = [tensor.requires_grad_() for tensor in leaves] + list(model.net.parameters())
         with torch.autocast(model.device.type, torch.bfloat16, enabled=self.bf16, cache_enabled=False):
-            logits = [logits_B.float() for logits_B in model.net.branches(rows_BFD, wide_B, batch.numeric)]
+            inputs = model.inputs(batch, rows_BFD, wide_B, sequences)
+            logits = [logits_B.float() for logits_B in model.net.branches(*inputs)]
         loss = binary_cross_entropy_with_logits(logits[0], batch.labels, reduction="sum") / batch_size
         auxiliary = model.net.auxiliary_loss(logits, batch.labels)
         total = loss if auxiliary is None else loss + auxiliary / batch_size
-        grad_rows_BFD, *others = torch.autograd.grad(total, inputs, allow_unused=True, materialize_grads=True)
+        grad_rows_BFD, *others = torch.autograd.grad(total, leaves, allow_unused=True, materialize_grads=True)
+        grad_sequences = [others.pop(0) for _ in sequences]
         grad_wide_B = others.pop(0) if model.table.wide else None
-        return Gradients(loss.detach(), grad_rows_BFD, grad_wide_B, others)
+        return Gradients(loss.detach(), grad_rows_BFD, grad_wide_B, grad_sequences, others)
 
     def _add(self, batch: TensorBatch, gradients: Gradients) -> torch.Tensor:
         """Add the gradients to those of the batch so far; returns the share of the loss."""
         self.dense.accumulate(gradients.dense)
         self.embedding.accumulate(batch.ids, batch.bags, gradients.rows, gradients.wide)
+        for (values, _), grad_ND in zip(batch.sequences, gradients.sequences, strict=True):
+            self.embedding.accumulate_values(values, grad_ND)
         return gradients.loss
 
     def add_gradients(self, batch: TensorBatch, batch_size: int) -> torch.Tensor:
@@ -172,7 +180,8 @@ def micro_batch_size_for(model: ClickModel, batch_size: int, threads: int) -> in
     weights = list(model.net.parameters())
     units = sum(weight.shape[0] for weight in weights if weight.dim() == 2)
     units += sum(weight.shape[0] * weight.shape[2] for weight in weights if weight.dim() == 3)  # of a batched product
-    bytes_per_row = 4 * 8 * (inputs + units)  # values, gradients, and what operators keep for the way back
+    length = sum(field.max_length or 0 for field in model.layout.sequences) if model.config.sequences else 1
+    bytes_per_row = 4 * 8 * (inputs + units) * length  # values, gradients, and what operators keep for the way back
     num_rows = torch.cuda.mem_get_info(model.device)[0] // 4 // bytes_per_row
     return max(MICRO_BATCH, 1 << (int(num_rows).bit_length() - 1))
 

@@ -12,23 +12,29 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from clickherd.data.store import Batch, Layout
-from clickherd.errors import RunError
+from clickherd.data.store import MISSING, Batch, Layout
+from clickherd.errors import ConfigError, RunError
 from clickherd.kernels import Bags
 from clickherd.layers.embedding import EmbeddingTable
-from clickherd.models import ModelConfig
+from clickherd.layers.sequences import SequenceRows
+from clickherd.models import CTRModel, ModelConfig
+from clickherd.models.base import SequenceModelConfig
 from clickherd.threads import get_threads
 from clickherd.workers import Workers
 
 
 @dataclass(frozen=True)
 class TensorBatch:
-    """A micro-batch on the model's device; shapes as in `data.store.Batch`."""
+    """A micro-batch on the model's device; shapes as in `data.store.Batch`.
+
+    `sequences` are those that the model takes value by value; unlike bags, they may be empty.
+    """
 
     ids: Tensor
     bags: Bags
     numeric: Tensor
     labels: Tensor
+    sequences: Bags = ()
 
     @classmethod
     def of(cls, batch: Batch, device: torch.device) -> TensorBatch:
@@ -43,12 +49,16 @@ class TensorBatch:
 
     def slice(self, start: int, stop: int) -> TensorBatch:
         """Rows [start, stop), sharing memory. With multi-valued fields it waits for a GPU."""
-        bags = []
-        for values, offsets in self.bags:
-            begin, end = int(offsets[start]), int(offsets[stop])
-            bags.append((values[begin:end], offsets[start : stop + 1] - begin))
+        bags, sequences = (
+            tuple(_slice_bag(*bag, start, stop) for bag in ragged) for ragged in (self.bags, self.sequences)
+        )
         ids, numeric, labels = (column[start:stop] for column in (self.ids, self.numeric, self.labels))
-        return TensorBatch(ids, tuple(bags), numeric, labels)
+        return TensorBatch(ids, bags, numeric, labels, sequences)
+
+
+def _slice_bag(values: Tensor, offsets: Tensor, start: int, stop: int) -> tuple[Tensor, Tensor]:
+    begin, end = int(offsets[start]), int(offsets[stop])
+    return values[begin:end], offsets[start : stop + 1] - begin
 
 
 class ClickModel:
@@ -63,10 +73,27 @@ class ClickModel:
         device: torch.device | str = "cpu",
     ) -> None:
         self.config, self.layout, self.device = config, layout, torch.device(device)
-        self.net = config.build_for(tuple(field.name for field in layout.fields), len(layout.numeric)).to(self.device)
+        names = [field.name for field in layout.fields]
+        self._sequences = tuple(  # of each: the id of an empty one, and the position of the target
+            (field.offset + MISSING, names.index(field.target or "")) for field in layout.sequences if config.sequences
+        )
+        self.net = self._network().to(self.device)
         self.table = EmbeddingTable(
             layout.num_ids, config.row_width, wide=config.wide, init_std=init_std, device=self.device
         )
+
+    def _network(self) -> CTRModel:
+        """The dense network, as the layout wants it."""
+        config, num_fields, num_numeric = self.config, len(self.layout.fields), len(self.layout.numeric)
+        if not isinstance(config, SequenceModelConfig):
+            return config.build_for(tuple(field.name for field in self.layout.fields), num_numeric)
+        num_sequences = len(self._sequences)
+        if not num_sequences:
+            raise ConfigError(
+                f"{config.name} reads behaviour sequences, and no column is one",
+                mend="Name one with --sequence COLUMN:TARGET or --history, or choose another model.",
+            )
+        return config.build(num_fields - num_sequences, num_numeric, num_sequences=num_sequences)
 
     @property
     def num_parameters(self) -> int:
@@ -85,10 +112,34 @@ class ClickModel:
 
     @torch.inference_mode()
     def _predict(self, batch: Batch) -> npt.NDArray[np.float64]:
-        part = TensorBatch.of(batch, self.device)
+        part = self.with_sequences(TensorBatch.of(batch, self.device))
         rows_BFD, wide_B = self.table.gather(part.ids, part.bags)
-        logits_B: Tensor = self.net(rows_BFD, wide_B, part.numeric)
+        logits_B: Tensor = self.net(*self.inputs(part, rows_BFD, wide_B, self.gather_sequences(part)))
         return logits_B.double().sigmoid().cpu().numpy()
+
+    def with_sequences(self, batch: TensorBatch) -> TensorBatch:
+        """The batch with its sequences apart from the bags, if the network takes them; empty ones hold nothing then.
+
+        With sequences it waits for a GPU.
+        """
+        if not self._sequences:
+            return batch
+        first = len(batch.bags) - len(self._sequences)
+        pairs = zip(batch.bags[first:], self._sequences, strict=True)
+        sequences = tuple(_without(missing, *bag) for bag, (missing, _) in pairs)
+        return TensorBatch(batch.ids, batch.bags[:first], batch.numeric, batch.labels, sequences)
+
+    def gather_sequences(self, batch: TensorBatch) -> list[Tensor]:
+        """The embedding rows of all values of each sequence, shapes (N, D)."""
+        return [self.table.gather(values.unsqueeze(1))[0].squeeze(1) for values, _ in batch.sequences]
+
+    def inputs(self, batch: TensorBatch, rows_BFD: Tensor, wide_B: Tensor, sequences: list[Tensor]) -> tuple[Any, ...]:
+        """What the network's forward takes: gathered rows, numbers and, if it takes them, sequences."""
+        inputs = (rows_BFD, wide_B, batch.numeric)
+        if not self._sequences:
+            return inputs
+        parts = zip(sequences, batch.sequences, self._sequences, strict=True)
+        return (*inputs, tuple(SequenceRows(rows, offsets, target) for rows, (_, offsets), (_, target) in parts))
 
     def tensors(self) -> dict[str, Tensor]:
         """All weights by name."""
@@ -113,6 +164,13 @@ class ClickModel:
                     file=source,
                 )
             tensor.copy_(tensors[name])
+
+
+def _without(missing: int, values: Tensor, offsets: Tensor) -> tuple[Tensor, Tensor]:
+    """The bag without the values that stand for an empty one."""
+    keep = values != missing
+    before = torch.cat([offsets.new_zeros(1), keep.cumsum(0)])
+    return values[keep], before[offsets]
 
 
 def micro_batches(num_rows: int, size: int) -> Iterator[tuple[int, int]]:

@@ -91,6 +91,11 @@ def logits_dcnv2_mix(w: Weights, v: Array, wide: Array, x: Array, structure: str
     return head(w, x0, np.array(crossed), structure)
 
 
+def logits_din(w: Weights, v: Array, wide: Array, x: Array) -> Array:
+    """Without sequences; with them see test_sequence_models.py."""
+    return mlp(w, np.hstack([v.reshape(B, -1), x]), output=True)
+
+
 EQUATIONS = {
     "lr": logits_lr,
     "fm": logits_fm,
@@ -99,6 +104,7 @@ EQUATIONS = {
     "dcn": logits_dcn,
     "dcnv2": logits_dcnv2,
     "dcnv2_mix": logits_dcnv2_mix,
+    "din": logits_din,
 }
 
 

@@ -28,7 +28,7 @@ from clickherd.data.numeric import (
 from clickherd.data.schema import Column, says_nothing
 from clickherd.data.source import RawChunk
 from clickherd.data.store import MISSING
-from clickherd.data.values import Floats, as_texts, read_numbers, read_parts, without_nulls
+from clickherd.data.values import Floats, as_texts, last_parts, read_numbers, read_parts, read_positions, without_nulls
 from clickherd.data.vocabulary import HashBuckets, Ids, Vocabulary, count_values
 
 Embedded = Vocabulary | HashBuckets | LogSquareBuckets | QuantileBuckets
@@ -130,7 +130,7 @@ class NumericColumn(StreamedColumn):
 
 
 class CategoricalColumn(StreamedColumn):
-    """Codes and counts of a categorical or multi-valued column.
+    """Codes and counts of a categorical or multi-valued column, or of a sequence.
 
     Recorded are codes (N,), of a multi-valued column those of all parts and how many each row has (N,); in their place
     local ids where values are hashed, since these are known at once.
@@ -138,13 +138,15 @@ class CategoricalColumn(StreamedColumn):
 
     def __init__(self, column: Column, config: DataConfig) -> None:
         super().__init__(column, config)
-        buckets = config.hash_buckets.get(column.name)
+        buckets = config.hash_buckets.get(column.target or column.name)
         self._hash = HashBuckets(buckets=buckets, null_values=config.null_values) if buckets else None
-        self._multi = column.role == "multi"
+        self._multi = column.role in ("multi", "sequence")
         self._codes = ValueCodes()
+        self._sequences: list[tuple[pl.Series, npt.NDArray[np.int64]]] = []  # values of sequences, and their counts
         self._distinct = pl.Series(dtype=pl.String)  # the values by code, once all are counted
         self._dtype: pl.DataType = pl.String()
         self._out = np.empty(0, np.int32)
+        self._of_texts = np.empty(0, np.int32)  # codes of the texts that positions stand for
         self._from_cells = False  # whether texts were taken as they lie, those that mean missing among them
         self._rows = self._empty_rows = 0
         self._separated: bool | None = None  # whether any text held the separator
@@ -172,7 +174,8 @@ class CategoricalColumn(StreamedColumn):
             return (self._out,)
         values = chunk.frame[name]
         if self._multi:
-            return self._add_parts(values, train)
+            texts = chunk.texts.get(name)
+            return self._add_parts(values, train) if texts is None else self._add_positions(values, texts, train)
         if self._hash is not None:  # nothing is counted: that the values are too many is why they are hashed
             ids = self._hash.encode(values)
             self._empty_rows += int(np.count_nonzero((ids[train] if len(train) else ids) == MISSING))
@@ -202,6 +205,8 @@ class CategoricalColumn(StreamedColumn):
             trained = values.filter(pl.Series(train)) if len(train) else values
             self._separated = bool(trained.str.contains(separator, literal=True).any())
         parts, sizes = read_parts(values, separator, self.config.null_values)
+        if self.column.target is not None:
+            parts, sizes = last_parts(parts, sizes, self.config.max_length)
         self._empty_rows += int(np.count_nonzero((sizes[train] if len(train) else sizes) == 0))
         if self._hash is not None:
             return self._hash.encode(parts), sizes
@@ -218,8 +223,26 @@ class CategoricalColumn(StreamedColumn):
         numbers = pl.Series("value", integers.view(np.float64) if self._dtype.is_float() else integers)
         return numbers.cast(self._dtype).scatter(NULL, None)
 
+    def _add_positions(self, lists: pl.Series, texts: pl.Series, train: Mask) -> Arrays:
+        """As `_add_parts`, for lists of positions in `texts`, which are the same in every chunk."""
+        positions, sizes = read_positions(lists)
+        self._empty_rows += int(np.count_nonzero((sizes[train] if len(train) else sizes) == 0))
+        if self._hash is not None:
+            return self._hash.encode(texts)[positions], sizes
+        if not len(self._of_texts):
+            self._of_texts = np.empty(len(texts), np.int32)
+            self._codes.add_texts(texts, np.zeros(len(texts), np.bool_), self._of_texts)  # none of them counts yet
+        codes = self._of_texts[positions]
+        self._codes.count(codes, np.repeat(train, sizes) if len(train) else EVERY_ROW)
+        return codes, sizes
+
+    def include(self, sequence: CategoricalColumn) -> None:
+        """Let the values of a sequence of this column's values count towards its vocabulary."""
+        if self._hash is None:
+            self._sequences.append((as_texts(sequence._values()), sequence._codes.counts.copy()))
+
     def finish(self) -> tuple[Embedded, dict[str, Any], str]:
-        """The encoding, facts for the profile, and why the column is of no use, if so."""
+        """The encoding (of a sequence: of no use), facts for the profile, why the column is of no use, if so."""
         config, rows = self.config, max(self._rows, 1)
         if self._hash is not None:
             facts: dict[str, Any] = {"missing": self._empty_rows / rows, "vocabulary": self._hash.buckets}
@@ -229,7 +252,12 @@ class CategoricalColumn(StreamedColumn):
         table, num_missing = count_values(self._distinct, self._codes.counts, config.null_values)
         del self._codes  # larger than the values themselves
         missing = self._empty_rows if self._multi else num_missing
-        kept = table.filter(pl.col("count") >= config.min_count)["value"]
+        counted = table
+        if self._sequences:
+            values, counts = zip(*self._sequences, strict=True)
+            texts = pl.concat([table["value"], *values])
+            counted, _ = count_values(texts, np.concatenate([table["count"], *counts]), config.null_values)
+        kept = counted.filter(pl.col("count") >= config.min_count)["value"]
         present = self._rows - missing
         same = table.height == 1 and int(table["count"][0]) == present
         facts = {

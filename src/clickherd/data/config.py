@@ -2,14 +2,37 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+import re
+from typing import Annotated, Literal, NamedTuple
 
 from pydantic import BeforeValidator, Field, field_validator
 
 from clickherd.settings import Settings
 
-Role = Literal["label", "numeric", "categorical", "multi", "timestamp", "ignored"]
+Role = Literal["label", "numeric", "categorical", "multi", "sequence", "timestamp", "ignored"]
 NumericEncoding = Literal["auto", "log_square", "quantile", "minmax", "standard"]
+
+
+_HISTORY = re.compile(r"\s*(.+?)\s+by\s+(.+?)(?:\s+where\s+(.+?))?\s*")
+
+
+class History(NamedTuple):
+    """`ITEM by USER where CLICKED`: the items of the same user's earlier rows, or of those that were clicked."""
+
+    item: str
+    by: str
+    where: str | None
+
+    def __str__(self) -> str:
+        return f"{self.item} by {self.by}" + (f" where {self.where}" if self.where else "")
+
+    @classmethod
+    def parse(cls, text: str) -> History:
+        """Raises ValueError on anything else."""
+        found = _HISTORY.fullmatch(text)
+        if found is None:
+            raise ValueError(f"{text!r} is no history: write ITEM by USER, or ITEM by USER where CLICKED")
+        return cls(*found.groups())
 
 
 def _as_text(value: object) -> object:
@@ -40,6 +63,15 @@ class DataConfig(Settings):
     crosses: tuple[tuple[str, ...], ...] = Field(
         (), description="columns whose combinations of values become a column, e.g. [[user, item]]"
     )
+    sequences: dict[str, str] = Field(
+        {}, description="list column → column whose values it lists, oldest first, e.g. {hist_items: item_id}"
+    )
+    histories: tuple[str, ...] = Field(
+        (),
+        description="sequences made of the log itself: 'item_id by user_id' is what the same user had in earlier rows "
+        "(by time_column), 'item_id by user_id where clicked' what of it was clicked",
+    )
+    max_length: int = Field(50, ge=1, description="values of a sequence that are kept: the last ones")
     hash_buckets: dict[str, int] = Field({}, description="column → number of buckets, instead of a vocabulary")
     numeric: NumericEncoding = Field(
         "auto",
@@ -56,6 +88,24 @@ class DataConfig(Settings):
         0.1, ge=0, lt=1, description="used when no validation file is given; 0: no validation, the last weights count"
     )
     test_fraction: float = Field(0.1, ge=0, lt=1, description="used when neither a validation nor a test file is given")
+
+    @property
+    def parsed_histories(self) -> dict[str, History]:
+        """Name of the column → history."""
+        return {text: History.parse(text) for text in self.histories}
+
+    @property
+    def targets(self) -> dict[str, str]:
+        """Sequence → the column whose values it lists; histories are sequences."""
+        return {**self.sequences, **{name: history.item for name, history in self.parsed_histories.items()}}
+
+    @field_validator("histories")
+    @classmethod
+    def _canonical(cls, histories: tuple[str, ...]) -> tuple[str, ...]:
+        names = tuple(str(History.parse(text)) for text in histories)
+        if len(set(names)) < len(names):
+            raise ValueError("the same history stands there twice")
+        return names
 
     @field_validator("crosses")
     @classmethod

@@ -25,7 +25,7 @@ from clickherd.data.parallel import in_parallel
 from clickherd.data.schema import Schema
 from clickherd.data.source import RawChunk
 from clickherd.data.store import MISSING, TRUTH, Batch, FieldLayout, Layout
-from clickherd.data.values import as_texts, read_labels, read_numbers, read_parts
+from clickherd.data.values import as_texts, last_parts, read_labels, read_numbers, read_parts, read_positions
 from clickherd.data.vocabulary import HashBuckets, Ids, Vocabulary
 from clickherd.errors import DataError, RunError, did_you_mean
 
@@ -44,6 +44,7 @@ class Reading(BaseModel):
     multi_separator: str
     positive: str | None
     label_values: tuple[str, ...]  # that training saw, the most frequent ones; empty when labels were 0 and 1
+    max_length: int = 50  # of sequences
 
 
 class _VocabularyEntry(BaseModel):
@@ -74,6 +75,7 @@ class Encoder:
 
     Attributes:
         schema: roles of the columns.
+        embedded: encoding of each embedded column; a sequence has that of its target.
         layout: where each field's ids begin.
         unseen: per field, how many values `transform` has mapped to "unknown" since the last `unseen.clear()`.
     """
@@ -85,20 +87,26 @@ class Encoder:
         multi = {column.name for column in schema.features if column.role == "multi"}
         names = [column.name for column in schema.features]
         order = [n for n in names if n in embedded and n not in multi] + [n for n in names if n in multi]
-        self.embedded = {name: embedded[name] for name in order}
+        self._own = {name: embedded[name] for name in order}
+        self._targets_of = schema.sequences
+        self.embedded = self._own | {name: self._own[target] for name, target in self._targets_of.items()}
         self.scaled = {name: scaled[name] for name in names if name in scaled}
         assert len(self.embedded) + len(self.scaled) == len(names)
-        fields, offset = [], 0
-        for name, encoding in self.embedded.items():
-            fields.append(FieldLayout(name, offset, encoding.size, name in multi))
+        fields: dict[str, FieldLayout] = {}
+        offset = 0
+        for name, encoding in self._own.items():
+            fields[name] = FieldLayout(name, offset, encoding.size, name in multi)
             offset += encoding.size
-        self.layout = Layout(tuple(fields), tuple(self.scaled))
+        for name, target in self._targets_of.items():
+            place = fields[target]
+            fields[name] = FieldLayout(name, place.offset, place.size, True, target, reading.max_length)
+        self.layout = Layout(tuple(fields.values()), tuple(self.scaled))
         self.unseen: dict[str, int] = {}
 
     def with_labels(self, positive: str, label_values: tuple[str, ...]) -> Encoder:
         """The same encoder for rows whose labels are these texts."""
         reading = self.reading.model_copy(update={"positive": positive, "label_values": label_values})
-        return Encoder(self.schema, reading, self.embedded, self.scaled)
+        return Encoder(self.schema, reading, self._own, self.scaled)
 
     def columns_of(self, available: Iterable[str], file: str, *, labels: bool) -> list[str]:
         """The columns to read from a source that has the `available` ones; others are left alone.
@@ -154,7 +162,7 @@ class Encoder:
             return int(np.count_nonzero(local == 0))
 
         def encode_multi(position: int, field: FieldLayout) -> int:
-            bags[position], unknown = self._bag(frame[field.name], field)
+            bags[position], unknown = self._bag(chunk, field)
             return unknown
 
         def scale(position: int, name: str) -> None:
@@ -177,11 +185,17 @@ class Encoder:
             return encoding.encode(values)
         return encoding.encode(read_numbers(values, chunk, self.reading.null_values, fitted=True))
 
-    def _bag(self, values: pl.Series, field: FieldLayout) -> tuple[Bag, int]:
+    def _bag(self, chunk: RawChunk, field: FieldLayout) -> tuple[Bag, int]:
         """Global ids and offsets of a multi-valued column, and how many values are unknown."""
-        encoding = self.embedded[field.name]
+        encoding, values = self.embedded[field.name], chunk.frame[field.name]
         assert isinstance(encoding, Vocabulary | HashBuckets)
+        if field.name in chunk.texts:
+            positions, sizes = read_positions(values)
+            local = encoding.encode(chunk.texts[field.name])[positions]
+            return bag_of(local, sizes, field.offset), int(np.count_nonzero(local == 0))
         parts, sizes = read_parts(values, self.reading.multi_separator, self.reading.null_values)
+        if field.max_length is not None:
+            parts, sizes = last_parts(parts, sizes, field.max_length)
         local = encoding.encode(parts)
         return bag_of(local, sizes, field.offset), int(np.count_nonzero(local == 0))
 
@@ -202,7 +216,7 @@ class Encoder:
     def fingerprint(self) -> str:
         """A sha256 of all that the encoding depends on."""
         sha256 = hashlib.sha256(self._json().encode())
-        for encoding in self.embedded.values():
+        for encoding in self._own.values():
             if isinstance(encoding, Vocabulary):
                 sha256.update(hash_texts(encoding.values).tobytes())
         return sha256.hexdigest()
@@ -210,7 +224,7 @@ class Encoder:
     def _json(self) -> str:
         entries = {
             name: _VocabularyEntry(num_values=len(encoding.values)) if isinstance(encoding, Vocabulary) else encoding
-            for name, encoding in {**self.embedded, **self.scaled}.items()
+            for name, encoding in {**self._own, **self.scaled}.items()
         }
         file = _File(data_schema=self.schema, reading=self.reading, encodings=entries)
         return json.dumps(file.model_dump(mode="json"), indent=1, ensure_ascii=False)
@@ -223,7 +237,7 @@ class Encoder:
         """
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        texts = {n: e.values.alias("value") for n, e in self.embedded.items() if isinstance(e, Vocabulary)}
+        texts = {n: e.values.alias("value") for n, e in self._own.items() if isinstance(e, Vocabulary)}
         empty = pl.DataFrame(schema={"column": pl.String, "value": pl.String})
         frames = [values.to_frame().select(pl.lit(name).alias("column"), "value") for name, values in texts.items()]
         buffer = io.BytesIO()  # so that a full disk is an OSError of Python's, whatever polars would make of it
@@ -273,9 +287,10 @@ class Encoder:
                 embedded[name] = Vocabulary(texts, file.reading.null_values)
             else:
                 embedded[name] = entry
-        features = {column.name for column in file.data_schema.features}
-        if values or features != {*embedded, *scaled}:
-            odd = sorted({*values} | (features ^ {*embedded, *scaled}))
+        sequences = file.data_schema.sequences
+        features = {column.name for column in file.data_schema.features} - sequences.keys()
+        if values or features != {*embedded, *scaled} or not embedded.keys() >= {*sequences.values()}:
+            odd = sorted({*values} | (features ^ {*embedded, *scaled}) | ({*sequences.values()} - embedded.keys()))
             raise RunError(f"schema and encodings do not fit: {', '.join(odd)}", file=folder, mend=_MEND)
         return cls(file.data_schema, file.reading, embedded, scaled)
 

@@ -20,7 +20,7 @@ from clickherd.data.hashing import hash_texts
 from clickherd.data.numeric import MinMax, Scaling, Standard
 from clickherd.data.parallel import ahead, in_parallel
 from clickherd.data.recorded import RecordedRows
-from clickherd.data.schema import Column, Schema, check_features, drop, note_crosses
+from clickherd.data.schema import Column, Schema, check_features, check_target, drop, note_crosses
 from clickherd.data.source import CHUNK_ROWS, RawChunk, Source
 from clickherd.data.split import NAMES, TRAIN, Splits, Splitter
 from clickherd.data.store import TRUTH
@@ -84,6 +84,11 @@ def fit(
         if record is not None:
             record.append(recorded, found, splits)
     targets.labels.check(source.name)
+    for name, target in schema.sequences.items():
+        own, listed = streamed[target], streamed[name]
+        assert isinstance(own, CategoricalColumn)
+        assert isinstance(listed, CategoricalColumn)
+        own.include(listed)
     finished = dict(zip(streamed, in_parallel([column.finish for column in streamed.values()]), strict=True))
     columns: list[Column] = []
     facts: dict[str, dict[str, Any]] = {}
@@ -96,22 +101,26 @@ def fit(
             continue
         encoding, facts[column.name], useless = finished[column.name]
         columns.append(drop(column, useless, config) if useless else column)
-        if useless:
+        if useless or column.target is not None:
             continue
         if isinstance(encoding, MinMax | Standard):
             scaled[column.name] = encoding
         else:
             embedded[column.name] = encoding
     schema = check_features(replace(schema, columns=note_crosses(columns, config)), source.name)
+    for name, target in schema.sequences.items():
+        check_target(name, next(column for column in columns if column.name == target), source.name)
+        facts[name]["vocabulary"] = facts[target]["vocabulary"]
     reading = Reading(
         null_values=config.null_values,
         multi_separator=config.multi_separator,
         positive=config.positive,
         label_values=targets.labels.values(),
+        max_length=config.max_length,
     )
     encoder = Encoder(schema, reading, embedded, scaled)
     counted = {name: int(n) for name, n in zip(NAMES, rows, strict=True) if n}
-    return Fitted(encoder, counted, facts, {name: streamed[name] for name in embedded})
+    return Fitted(encoder, counted, facts, {name: streamed[name] for name in encoder.embedded})
 
 
 def _add(

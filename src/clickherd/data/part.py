@@ -23,6 +23,7 @@ class Piece:
     first_row: int  # within the part, from 0
     first_line: int | None = None  # of a text file whose rows are one line each, from 1
     cells: Mapping[str, Cells] = field(default_factory=dict)  # columns that are not in the frame
+    texts: Mapping[str, pl.Series] = field(default_factory=dict)  # column of lists of positions → what they stand for
 
 
 class Part(ABC):

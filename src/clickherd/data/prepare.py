@@ -82,11 +82,10 @@ def prepare(
     source = open_source(data, config)
     # Labels that cannot be used are told before all rows are read for their hash
     LabelTally(config.label, config).add(next(source.chunks([config.label], SAMPLE_ROWS)))
-    given = {
-        name: open_source(rows, config, names=source.columns)
-        for name, rows in (("valid", valid), ("test", test))
-        if rows is not None
-    }
+    given: dict[str, Source] = {}
+    for name, more in (("valid", valid), ("test", test)):
+        if more is not None:
+            given[name] = open_source(more, config, names=source.columns, earlier=(source, *given.values()))
     random_split = config.split == "random" and "valid" not in given
     settings = {
         "format": FORMAT,

@@ -19,7 +19,7 @@ from clickherd.data.values import read_parts, without_nulls
 from clickherd.errors import ConfigError, DataError, did_you_mean
 
 SAMPLE_ROWS = 50_000
-FEATURE_ROLES = ("numeric", "categorical", "multi")
+FEATURE_ROLES = ("numeric", "categorical", "multi", "sequence")
 GROUP_NAMES = ("user_id", "user", "uid", "userid", "user_idx")
 
 # Words within a column's name
@@ -51,6 +51,7 @@ class Column:
     role: Role
     note: str = ""
     encoding: NumericEncoding | None = None  # of numeric columns; never "auto"
+    target: str | None = None  # of sequences: the column whose values they list
 
 
 @dataclass(frozen=True)
@@ -68,6 +69,11 @@ class Schema:
     def features(self) -> tuple[Column, ...]:
         """The columns that a model sees."""
         return tuple(column for column in self.columns if column.role in FEATURE_ROLES)
+
+    @property
+    def sequences(self) -> dict[str, str]:
+        """Sequence → its target."""
+        return {column.name: column.target for column in self.columns if column.target is not None}
 
     def to_json(self) -> dict[str, Any]:
         """As plain dicts and lists."""
@@ -134,6 +140,22 @@ def check_features(schema: Schema, file: str) -> Schema:
     return schema
 
 
+def check_target(sequence: str, target: Column, file: str) -> None:
+    """See that the target of a sequence has embeddings, one a row.
+
+    Raises:
+        DataError: it has none.
+    """
+    if target.role != "categorical":
+        raise DataError(
+            f"{sequence!r} lists values of {target.name!r}, which has to be categorical but is {target.role}"
+            f"{f': {target.note}' if target.note else ''}",
+            file=file,
+            column=target.name,
+            mend=f"Choose another target, or say --role {sequence}=multi to use the list by itself.",
+        )
+
+
 def note_crosses(columns: Sequence[Column], config: DataConfig) -> tuple[Column, ...]:
     """The columns, with a note on each cross of an ignored one."""
     useless = {c.name: c.note for c in columns if c.role == "ignored" and c.note != "as set"}
@@ -177,6 +199,7 @@ def _check_names(source: Source, config: DataConfig) -> None:
             raise ConfigError(
                 f"data.roles makes {name!r} {role}, but the label is {config.label!r}", mend="Set --label."
             )
+    _check_sequences(source, config)
     for name in config.hash_buckets:
         if config.hash_buckets[name] < 1:
             raise ConfigError(f"data.hash_buckets.{name} = {config.hash_buckets[name]}", mend="Give 1 or more.")
@@ -196,12 +219,46 @@ def _check_names(source: Source, config: DataConfig) -> None:
                 )
 
 
+def _check_sequences(source: Source, config: DataConfig) -> None:
+    """See that sequences list values of a column that may be a categorical feature."""
+    for name, target in config.targets.items():
+        title = f"the history {name!r}" if name in config.histories else f"the sequence {name}:{target}"
+        for column in (name, target):
+            if column not in source.columns:
+                raise ConfigError(
+                    f"{title} names {column!r}, which is no column", mend=did_you_mean(column, source.columns)
+                )
+        if name == target or target in config.targets or config.label in (name, target):
+            raise ConfigError(
+                f"{title} is none: a sequence lists values of another feature",
+                mend="Write --sequence COLUMN:TARGET, such as hist_items:item_id.",
+            )
+        for column, role in ((name, "sequence"), (target, "categorical")):
+            given = config.roles.get(column, "numeric" if column in config.numeric_columns else role)
+            if given != role:
+                raise ConfigError(
+                    f"{column!r} is set to be {given}, but {title} needs it {role}",
+                    mend="Take one of the two settings out.",
+                )
+        if name in config.hash_buckets:
+            raise ConfigError(
+                f"data.hash_buckets names {name!r}, which shares the ids of {target!r}",
+                mend=f"Name {target!r} instead.",
+            )
+    for name, role in config.roles.items():
+        if role == "sequence" and name not in config.targets:
+            raise ConfigError(
+                f"data.roles makes {name!r} a sequence, but not of which column's values",
+                mend=f"Say --sequence {name}:COLUMN instead.",
+            )
+
+
 def _check_kinds(heads: list[tuple[str, pl.DataFrame]], config: DataConfig) -> None:
     """See that no column holds numbers only in one file and no number at all in another."""
     numeric: dict[str, str] = {}  # column → a file where it holds numbers only
     worded: dict[str, str] = {}  # column → a file where it holds no number
     for file, frame in heads if len(heads) > 1 else ():
-        for name in set(frame.columns) - {config.label, *config.roles}:
+        for name in set(frame.columns) - {config.label, *config.roles, *config.targets}:
             present = without_nulls(frame[name], config.null_values).drop_nulls()
             if present.dtype != pl.String or len(present) < _MIN_VALUES_OF_A_KIND:
                 continue
@@ -250,7 +307,7 @@ def _check_role(column: Column, present: pl.Series) -> None:
     """See that values of such a type can play the role."""
     is_list = isinstance(present.dtype, pl.List)
     readable = present.dtype in (pl.String, pl.Boolean) or present.dtype.is_numeric()
-    if (is_list and column.role != "multi") or (column.role == "numeric" and not readable):
+    if (is_list and column.role not in ("multi", "sequence")) or (column.role == "numeric" and not readable):
         raise DataError(
             f"the column cannot be {column.role}: it holds {present.dtype}",
             column=column.name,
@@ -285,6 +342,8 @@ def says_nothing(present: int, distinct: int, rows: int) -> str:
 def _given(present: pl.Series, config: DataConfig, *, criteo: bool) -> Column | None:
     """The role that settings or the format give."""
     name = present.name
+    if name in config.targets:
+        return Column(name, "sequence", f"of {config.targets[name]}", target=config.targets[name])
     if name in config.roles:
         return Column(name, config.roles[name], "as set")
     if name in config.numeric_columns:
@@ -293,6 +352,8 @@ def _given(present: pl.Series, config: DataConfig, *, criteo: bool) -> Column | 
         return Column(name, "numeric" if name[0] == "I" else "categorical")
     if name in map(cross_name, config.crosses):
         return Column(name, "categorical", "crossed")
+    if name in config.targets.values() and name not in config.hash_buckets:
+        return Column(name, "categorical", "as set")
     if name in config.hash_buckets:
         multi = isinstance(present.dtype, pl.List) or _is_multi(present, config)
         return Column(name, "multi" if multi else "categorical", "hashed")

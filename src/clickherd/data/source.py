@@ -15,6 +15,7 @@ from clickherd.data.columnar import ArrowPart, ParquetPart
 from clickherd.data.config import DataConfig
 from clickherd.data.cross import CrossedPart
 from clickherd.data.frames import to_part
+from clickherd.data.history import EventLog, HistoryPart
 from clickherd.data.locate import DataFile, locate
 from clickherd.data.part import Part, PartitionedPart
 from clickherd.data.text import TextPart
@@ -37,6 +38,7 @@ class RawChunk:
     first_row: int  # index within the file of the chunk's first data row, from 0
     first_line: int | None = None  # line of that row; None when rows and lines do not run in step
     cells: Mapping[str, Cells] = field(default_factory=dict)  # text columns that are not in the frame
+    texts: Mapping[str, pl.Series] = field(default_factory=dict)  # column of lists of positions → what they stand for
 
     @property
     def height(self) -> int:
@@ -63,12 +65,14 @@ class Source:
         faults: Mapping[str, DataError],
         *,
         is_text: bool,
+        log: EventLog | None = None,
     ) -> None:
         self._parts, self._faults = tuple(parts), dict(faults)
         self.name = parts[0].name if len(parts) == 1 else f"{parts[0].name} and {len(parts) - 1} more"
         self.dtypes = dict(dtypes)
         self.columns = tuple(dtypes)
         self.is_text = is_text
+        self.log = log  # of its rows, if histories are made
 
     def fingerprint(self) -> str:
         """A sha256 of the content that does not depend on where local files lie. Rows are not looked at.
@@ -92,7 +96,7 @@ class Source:
         for part in self._parts:
             for piece in part.pieces(wanted, rows, cells):
                 frame = self._cast(piece.frame, piece.frame.columns)
-                yield RawChunk(frame, part.name, piece.first_row, piece.first_line, piece.cells)
+                yield RawChunk(frame, part.name, piece.first_row, piece.first_line, piece.cells, piece.texts)
 
     def head(self, rows: int = 50_000) -> pl.DataFrame:
         """At most `rows` rows, spread over the files and, where cheap, within them."""
@@ -122,7 +126,14 @@ class Source:
         return frame.cast({name: dtype for name, dtype in other.items() if dtype != pl.Null}).with_columns(unusable)
 
 
-def open_source(data: DataLike, config: DataConfig, *, need_label: bool = True, names: Iterable[str] = ()) -> Source:
+def open_source(
+    data: DataLike,
+    config: DataConfig,
+    *,
+    need_label: bool = True,
+    names: Iterable[str] = (),
+    earlier: Iterable[Source] = (),
+) -> Source:
     """The rows of `data`, ready to be read.
 
     Args:
@@ -130,6 +141,7 @@ def open_source(data: DataLike, config: DataConfig, *, need_label: bool = True, 
         config: how files are read, and the roles of columns.
         need_label: whether the label's column has to be there.
         names: columns known from elsewhere (a trained model's), by which a CSV's header is recognised.
+        earlier: other sources of the log, whose rows are in the histories of these as far as they are earlier.
 
     Raises:
         DataError: nothing to read, or nothing that can be read; the message names file and column.
@@ -150,16 +162,25 @@ def open_source(data: DataLike, config: DataConfig, *, need_label: bool = True, 
     check_columns(parts)
     if config.crosses:
         parts = [CrossedPart(part, config) for part in parts]
-    is_text = parts[0].is_text
-    dtypes, faults = (parts[0].dtypes, {}) if is_text else unify(parts, config)
-    if need_label and config.label not in dtypes:
+    source = _of_parts(parts, config)
+    if need_label and config.label not in source.dtypes:
         raise DataError(
             "the label's column is not there",
             file=parts[0].name,
             column=config.label,
             mend=_label_mend(parts[0], config),
         )
-    return Source(parts, dtypes, faults, is_text=is_text)
+    if config.histories:
+        log = EventLog(source.chunks, config, [other.log for other in earlier if other.log is not None])
+        extended = [HistoryPart(part, config, log, number) for number, part in enumerate(parts)]
+        source = _of_parts(extended, config, log)
+    return source
+
+
+def _of_parts(parts: Sequence[Part], config: DataConfig, log: EventLog | None = None) -> Source:
+    is_text = parts[0].is_text
+    dtypes, faults = (parts[0].dtypes, {}) if is_text else unify(parts, config)
+    return Source(parts, dtypes, faults, is_text=is_text, log=log)
 
 
 def _file_part(file: DataFile, config: DataConfig, names: frozenset[str], *, need_label: bool) -> Part:
@@ -186,7 +207,8 @@ def _filled(parts: list[Part]) -> list[Part]:
 
 def _configured_names(config: DataConfig) -> set[str]:
     names = {config.label, *config.roles, *config.hash_buckets, *config.numeric_columns}
-    names.update(*config.crosses)
+    names.update(*config.crosses, *config.targets.items())
+    names.update(name for history in config.parsed_histories.values() for name in history if name)
     return names | {name for name in (config.group, config.time_column) if name}
 
 

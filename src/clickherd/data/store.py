@@ -10,7 +10,8 @@
     truth.f32             (N,) known click probability, in a log of the built-in generator
 
 Ids are global: field f owns [offset_f, offset_f + size_f), its first id is "unknown", its second "missing".
-Embedded fields are numbered single-valued first, then multi-valued: F = S + len(bags).
+Embedded fields are numbered single-valued first, then multi-valued, sequences last: F = S + len(bags). A sequence owns
+no ids, its values are ids of its target; one "missing" stands for a sequence of no values.
 """
 
 from __future__ import annotations
@@ -33,17 +34,22 @@ TRUTH = "true_probability"  # the raw column of known click probabilities, in th
 
 @dataclass(frozen=True)
 class FieldLayout:
-    """One embedded field's place in the id space. `size` counts the unknown and the missing id."""
+    """One embedded field's place in the id space. `size` counts the unknown and the missing id.
+
+    A sequence is multi-valued and in order; it has the place of its `target`, and at most `max_length` values a row.
+    """
 
     name: str
     offset: int
     size: int
     multi: bool = False
+    target: str | None = None
+    max_length: int | None = None
 
 
 @dataclass(frozen=True)
 class Layout:
-    """The id space of all embedded fields (single-valued first, then multi-valued) and the numeric columns."""
+    """The id space of all embedded fields (single-valued, multi-valued, then sequences) and the numeric columns."""
 
     fields: tuple[FieldLayout, ...]
     numeric: tuple[str, ...]
@@ -51,12 +57,17 @@ class Layout:
     @property
     def num_ids(self) -> int:
         """Rows V of the one embedding table."""
-        return sum(field.size for field in self.fields)
+        return sum(field.size for field in self.fields if field.target is None)
 
     @property
     def num_single(self) -> int:
         """Single-valued fields S."""
         return sum(not field.multi for field in self.fields)
+
+    @property
+    def sequences(self) -> tuple[FieldLayout, ...]:
+        """The fields that are sequences; their bags come last."""
+        return tuple(field for field in self.fields if field.target is not None)
 
     @classmethod
     def from_json(cls, data: dict[str, object]) -> Layout:

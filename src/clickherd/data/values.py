@@ -120,7 +120,12 @@ def _missing_mend(values: pl.Series, bad: int, null_values: Sequence[str], fitte
     return f"Mend it, or say --set {shlex.quote(setting)} if it means missing."
 
 
-def read_instants(values: pl.Series, chunk: RawChunk, null_values: Sequence[str]) -> npt.NDArray[np.int64]:
+def read_instants(
+    values: pl.Series,
+    chunk: RawChunk,
+    null_values: Sequence[str],
+    mend: str = "Write times as 2026-01-31 12:00:00 or as epoch numbers, or use --split random.",
+) -> npt.NDArray[np.int64]:
     """A time column's values as integers in time order: microseconds, or the column's own unit if it holds numbers.
 
     Raises:
@@ -136,7 +141,7 @@ def read_instants(values: pl.Series, chunk: RawChunk, null_values: Sequence[str]
             what,
             column=name,
             **chunk.place(bad),
-            mend="Write times as 2026-01-31 12:00:00 or as epoch numbers, or use --split random.",
+            mend=mend,
         )
     return instants.to_numpy()
 
@@ -179,6 +184,22 @@ def read_parts(
         sizes = np.bincount(rows, minlength=len(sizes)).astype(np.int64)
         parts = parts.filter(keep)
     return parts, sizes
+
+
+def read_positions(lists: pl.Series) -> tuple[npt.NDArray[np.uint32], npt.NDArray[np.int64]]:
+    """The numbers in a column of lists, row after row, and how many each row has, shape (N,)."""
+    sizes = lists.list.len().to_numpy().astype(np.int64)
+    return lists.filter(pl.Series(sizes > 0)).explode().to_numpy(), sizes
+
+
+def last_parts(
+    parts: pl.Series, sizes: npt.NDArray[np.int64], max_length: int
+) -> tuple[pl.Series, npt.NDArray[np.int64]]:
+    """What `read_parts` returns, with the last `max_length` parts of each row alone."""
+    if not len(sizes) or sizes.max() <= max_length:
+        return parts, sizes
+    to_end = np.repeat(np.cumsum(sizes), sizes) - np.arange(len(parts))
+    return parts.filter(pl.Series(to_end <= max_length)), np.minimum(sizes, max_length)
 
 
 def read_labels(

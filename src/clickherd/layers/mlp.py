@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from clickherd.layers import relu_mlp
 
-ACTIVATIONS = {"relu": nn.ReLU, "tanh": nn.Tanh, "gelu": nn.GELU, "silu": nn.SiLU}
+Activation = Literal["relu", "tanh", "gelu", "silu", "sigmoid", "dice"]
+ACTIVATIONS = {"relu": nn.ReLU, "tanh": nn.Tanh, "gelu": nn.GELU, "silu": nn.SiLU, "sigmoid": nn.Sigmoid}
 
 
 class MLPConfig(BaseModel):
@@ -19,7 +20,7 @@ class MLPConfig(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     hidden_units: tuple[PositiveInt, ...] = (400, 400, 400)
-    activation: Literal["relu", "tanh", "gelu", "silu"] = "relu"
+    activation: Activation = "relu"
     dropout: float = Field(0.0, ge=0, lt=1)
     batch_norm: bool = Field(
         False,
@@ -29,15 +30,34 @@ class MLPConfig(BaseModel):
 
 
 class BatchNorm(nn.BatchNorm1d):
-    """Batch norm over the rows of the micro-batch; one row alone has no spread and takes the running averages."""
+    """Batch norm over the rows of the micro-batch; fewer than two have no spread and take the running averages."""
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002  (the parent's name)
         """Normalised input, shape (B, N)."""
-        if self.training and len(input) == 1:
+        if self.training and len(input) < 2:
             return nn.functional.batch_norm(
                 input, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps
             )
         return super().forward(input)
+
+
+class Dice(nn.Module):
+    """y = p·x + α(1 − p)·x with p = σ((x − E[x]) / √(Var[x] + ε)): a PReLU whose bend follows the inputs.
+
+    Zhou et al., KDD 2018, section 5.2. α is learned, one a unit, from 0 on as in the authors' code; mean and variance
+    are those of the micro-batch, and running averages in predictions, as with batch norm.
+    """
+
+    def __init__(self, num_units: int) -> None:
+        super().__init__()
+        self.norm = BatchNorm(num_units, eps=1e-8, affine=False)
+        self.alpha = nn.Parameter(torch.zeros(num_units))
+
+    def forward(self, x_BN: Tensor) -> Tensor:
+        """Shape (B, N), as the input."""
+        p_BN = self.norm(x_BN).sigmoid()
+        out_BN: Tensor = x_BN * (p_BN + self.alpha * (1 - p_BN))
+        return out_BN
 
 
 class MLP(nn.Module):
@@ -54,7 +74,7 @@ class MLP(nn.Module):
             layers.append(glorot_linear(width, units))
             if config.batch_norm:
                 layers.append(BatchNorm(units))
-            layers.append(ACTIVATIONS[config.activation]())
+            layers.append(Dice(units) if config.activation == "dice" else ACTIVATIONS[config.activation]())
             if config.dropout:
                 layers.append(nn.Dropout(config.dropout))
             width = units

@@ -12,6 +12,7 @@ from clickherd.models import (
     dcnv2,
     dcnv2_mix,
     deepfm,
+    din,
     edcn,
     fcn,
     fgcnn,
@@ -44,7 +45,8 @@ AnyModelConfig = Annotated[
     | finalmlp.Config
     | finalnet.Config
     | fcn.Config
-    | rankmixer.Config,
+    | rankmixer.Config
+    | din.Config,
     Field(discriminator="name"),
 ]
 

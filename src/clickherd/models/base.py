@@ -1,6 +1,6 @@
 """What every model shares: the base of its Config, and the call that the training loop makes.
 
-Shapes: B rows of the (micro-)batch, F embedded fields, D embedding width, K real-valued numeric columns.
+Shapes: B rows of the (micro-)batch, F embedded fields, D embedding width, K real-valued numeric columns, Q sequences.
 """
 
 from __future__ import annotations
@@ -8,16 +8,22 @@ from __future__ import annotations
 import sys
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
+from typing import Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
 
 class ModelConfig(BaseModel, ABC):
-    """Base of every model's Config."""
+    """Base of every model's Config.
+
+    `sequences` says whether the network takes sequences value by value (see `SequenceModelConfig`); to others one is a
+    multi-valued field.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
+    sequences: ClassVar[bool] = False
     name: str
     embedding_dim: int = Field(10, ge=1, description="width D of an embedding row")
 
@@ -52,6 +58,19 @@ class ModelConfig(BaseModel, ABC):
         return (sys.modules[cls.__module__].__doc__ or "").partition("\n")[0]
 
 
+class SequenceModelConfig(ModelConfig):
+    """Base of the Config of a model that takes sequences value by value.
+
+    Its forward has a fourth argument, `sequences`: a tuple of Q `SequenceRows`. They are not among the F fields.
+    """
+
+    sequences: ClassVar[bool] = True
+
+    @abstractmethod
+    def build(self, num_fields: int, num_numeric: int, *, num_sequences: int = 0) -> CTRModel:
+        """The network for F embedded fields, K real-valued columns and Q sequences."""
+
+
 class CTRModel(nn.Module, ABC):
     """A click model. Embedding rows come in as a leaf tensor; the tables live outside the module."""
 
@@ -64,9 +83,12 @@ class CTRModel(nn.Module, ABC):
     ) -> Tensor:  # logits (B,)
         """Logits, shape (B,)."""
 
-    def branches(self, rows_BFD: Tensor, wide_B: Tensor, numeric_BK: Tensor) -> tuple[Tensor, ...]:
-        """The logits that training looks at, (B,) each: the prediction's, then those that `auxiliary_loss` is about."""
-        return (self(rows_BFD, wide_B, numeric_BK),)
+    def branches(self, *inputs: Any) -> tuple[Tensor, ...]:
+        """The logits that training looks at, (B,) each: the prediction's, then those that `auxiliary_loss` is about.
+
+        `inputs` are those of `forward`.
+        """
+        return (self(*inputs),)
 
     def auxiliary_loss(self, logits: Sequence[Tensor], labels_B: Tensor) -> Tensor | None:
         """What training adds to the prediction's BCE, as a sum over rows; `logits` are the branches'. None: nothing."""

@@ -71,6 +71,11 @@ class CowClip:
         """Add a micro-batch's gradients of the gathered rows and linear weights."""
         self.table.kernels.scatter_add(self.grad_VW, self.counts_V, ids_BS, bags, grad_rows_BFD, grad_wide_B)
 
+    def accumulate_values(self, ids_N: Tensor, grad_rows_ND: Tensor) -> None:
+        """Add the gradients of single rows, as those of sequences: they have no linear weight in the model."""
+        grad_wide_N = torch.zeros_like(grad_rows_ND[:, 0]) if self.table.wide else None
+        self.accumulate(ids_N.unsqueeze(1), (), grad_rows_ND.unsqueeze(1), grad_wide_N)
+
     def step(self, hyper: Hyperparameters) -> Tensor:
         """Clip, decay and update the table; returns the numbers of rows touched and clipped, shape (2,)."""
         self.num_steps += 1

@@ -50,6 +50,20 @@ def run(peer: str, round_: int, **figures: Any) -> dict[str, Any]:
     return {"kind": "speed", "peer": peer, "batch_size": 1024, "round": round_} | figures
 
 
+def test_every_weight_has_its_place_in_fuxictr_s_network(benchmark: Any) -> None:
+    benchmark("parity.adapters")
+    benchmark("parity.adapters_interaction")
+    registry = benchmark("parity.registry")
+    assert {case.model for case in registry.CASES} >= {"lr", "fm", "deepfm", "dcnv2", "autoint", "xdeepfm", "fgcnn"}
+    for case in registry.CASES:
+        net = case.config.build(len(registry.FIELDS), 0)
+        table = torch.zeros(sum(registry.FIELDS.values()), case.config.row_width + case.config.wide)
+        weights = registry.Weights(net.state_dict(), table, case.config)
+        copied = case.adapter(weights)
+        assert not weights.unused, case
+        assert sum(t.numel() for t in copied.values() if t.is_floating_point()) >= weights.count, case
+
+
 def test_ratios_are_taken_within_a_round_and_skip_failures(benchmark: Any) -> None:
     speed = benchmark("speed")
     runs = [

@@ -39,8 +39,9 @@ def main() -> int:
     if not (args.checkout / "model_zoo").is_dir():
         sys.exit(f"no FuxiCTR in {args.checkout}: git clone https://github.com/reczoo/FuxiCTR {args.checkout}")
     FUXICTR_WITH_CLICKHERD.make()
+    packages = FUXICTR_WITH_CLICKHERD.packages()
     result = {
-        "python": FUXICTR_WITH_CLICKHERD.packages(),
+        "packages": {name: packages[name] for name in ("fuxictr", "torch", "numpy", "numba")},
         "clickherd_commit": host.commit(),
         "fuxictr_commit": git(args.checkout, "rev-parse", "--short=12", "HEAD"),
         "cases": compared(args.checkout, args.models),
@@ -84,7 +85,7 @@ def git(folder: Path, *command: str) -> str:
 
 def table(result: Mapping[str, Any]) -> str:
     """The result in Markdown."""
-    packages = result["python"]
+    packages = result["packages"]
     first = (
         f"FuxiCTR {packages['fuxictr']}, models of its repository at commit {result['fuxictr_commit']}; "
         f"torch {packages['torch']}, float64, evaluation mode.\n"

@@ -177,13 +177,41 @@ def micro_batch_size_for(model: ClickModel, batch_size: int, threads: int) -> in
         shared = threads > 1 and batch_size < 2 * MICRO_BATCH
         return max(MIN_MICRO_BATCH, -(-batch_size // 2)) if shared else MICRO_BATCH
     inputs = len(model.layout.fields) * model.config.row_width + len(model.layout.numeric)
-    weights = list(model.net.parameters())
-    units = sum(weight.shape[0] for weight in weights if weight.dim() == 2)
-    units += sum(weight.shape[0] * weight.shape[2] for weight in weights if weight.dim() == 3)  # of a batched product
-    length = sum(field.max_length or 0 for field in model.layout.sequences) if model.config.sequences else 1
-    bytes_per_row = 4 * 8 * (inputs + units) * length  # values, gradients, and what operators keep for the way back
+    units = sum(weight.shape[0] for weight in model.net.parameters() if weight.dim() == 2)
+    numbers = 8 * (inputs + units)  # values, gradients, and what operators keep for the way back: of an MLP
+    if model.config.sequences:
+        numbers *= sum(field.max_length or 0 for field in model.layout.sequences)
+    else:
+        numbers = max(numbers, 3 * kept_per_row(model))  # of what keeps more than its units
+    bytes_per_row = 4 * numbers
     num_rows = torch.cuda.mem_get_info(model.device)[0] // 4 // bytes_per_row
     return max(MICRO_BATCH, 1 << (int(num_rows).bit_length() - 1))
+
+
+def kept_per_row(model: ClickModel) -> int:
+    """Numbers that the network's forward pass keeps of each row for the way back, a number twice if kept twice."""
+    kept = 0
+
+    def note(tensor: torch.Tensor) -> torch.Tensor:
+        nonlocal kept
+        kept += tensor.numel()
+        return tensor
+
+    def of_rows(num_rows: int) -> int:
+        nonlocal kept
+        kept = 0
+        fields, device = len(model.layout.fields), model.device
+        rows_BFD = torch.zeros(num_rows, fields, model.config.row_width, device=device, requires_grad=True)
+        numeric_BK = torch.zeros(num_rows, len(model.layout.numeric), device=device)
+        with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+            model.net(rows_BFD, torch.zeros(num_rows, device=device), numeric_BK)
+        return kept
+
+    training = model.net.training
+    model.net.eval()  # so that no averages move and no random numbers are drawn
+    per_row = (of_rows(16) - of_rows(8)) // 8  # weights are kept too, but not more of them for more rows
+    model.net.train(training)
+    return per_row
 
 
 def _take_part(tensors: dict[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:

@@ -11,6 +11,7 @@ from torch import Tensor
 from clickherd.config import resolve
 from clickherd.data.store import Batch, FieldLayout, Layout
 from clickherd.errors import ConfigError
+from clickherd.learner import kept_per_row
 from clickherd.models import MODELS, CTRModel, ModelConfig
 from clickherd.network import ClickModel
 
@@ -91,6 +92,13 @@ def test_the_table_s_rows_are_what_the_network_reads(name: str, options: dict[st
     clicks = model.predict(Batch(ids, (), numeric, np.empty(0, np.float32), np.empty(0, np.uint64)))
     assert clicks.shape == (3,)
     assert ((clicks > 0) & (clicks < 1)).all()
+
+
+def test_what_a_row_keeps_is_counted_without_the_weights() -> None:
+    layout = Layout((FieldLayout("a", 0, 5), FieldLayout("b", 5, 7)), ("x",))
+    # an MLP keeps its 9 inputs and the 6 + 5 outputs of its ReLUs; the linear term keeps the numeric column
+    assert kept_per_row(ClickModel(small("wide_deep"), layout)) == 9 + 6 + 5 + 1
+    assert kept_per_row(ClickModel(small("autoint"), layout)) > 2 * 3 * 24  # two fields' products in three layers
 
 
 @every_model

@@ -19,7 +19,7 @@ from clickherd import CTRClassifier, cli, load
 from clickherd.config import resolve
 from clickherd.data.store import Batch, FieldLayout, Layout, Store, StoreWriter
 from clickherd.device_store import DeviceEpoch, DeviceStore, HostEpoch
-from clickherd.errors import ConfigError
+from clickherd.errors import ConfigError, Interrupted
 from clickherd.evaluate import evaluate
 from clickherd.importance import permutation_importance
 from clickherd.kernels import cpu
@@ -200,6 +200,34 @@ def test_steps_through_either_kernels_agree(store_of: MakeStore, monkeypatch: py
             learner.step(epoch, start, start + 30, replace(learner.hyper, learning_rate=1e-3))
         found.append({name: tensor.cpu().clone() for name, tensor in learner.tensors().items() if "rng" not in name})
     assert_close(*found)
+
+
+@pytest.mark.parametrize("activation", ["relu", "dice"])
+def test_a_resumed_run_ends_with_the_identical_weights(store_of: MakeStore, tmp_path: Path, activation: str) -> None:
+    train, valid = store_of(300), store_of(100, 2)
+    mlp = {"hidden_units": [8], "activation": activation}
+    config = resolve(
+        {
+            "model": {"name": "din", "embedding_dim": 4, "mlp": mlp, "attention": {"hidden_units": [4]}},
+            "train": {"batch_size": 100, "epochs": 2, "patience": None, "mask": {"past": 0.2}},
+        }
+    )
+
+    def trainer_in(folder: Path, **kwargs: Any) -> Trainer:
+        return Trainer(config, ClickModel(config.model, LAYOUT), train, valid, folder, **kwargs)
+
+    with seeded(0):
+        whole = trainer_in(tmp_path / "whole")
+        whole.run()
+    calls = iter(range(100))
+    with seeded(0), pytest.raises(Interrupted):
+        trainer_in(tmp_path / "cut", should_stop=lambda: next(calls) >= 4).run()
+    with seeded(1):
+        resumed = trainer_in(tmp_path / "cut")
+        assert resumed.restore()
+        resumed.run()
+    for name, tensor in whole.model.tensors().items():
+        assert torch.equal(tensor, resumed.model.tensors()[name]), name
 
 
 def test_prediction_does_not_depend_on_the_cut(store_of: MakeStore) -> None:

@@ -31,16 +31,12 @@ class SequenceRows:
 
 def expand(x_BD: Tensor, owners_N: Tensor, offsets: Tensor) -> Tensor:
     """Each value's row of `x_BD`, shape (N, D)."""
-    if torch.compiler.is_exporting():
-        return x_BD[owners_N]
     out_ND: Tensor = _Expand.apply(x_BD, owners_N, offsets)  # type: ignore[no-untyped-call]
     return out_ND
 
 
 def sum_values(x_ND: Tensor, owners_N: Tensor, offsets: Tensor) -> Tensor:
     """The sum over the values of each row of the batch, shape (B, D); zeros for a row without any."""
-    if torch.compiler.is_exporting():
-        return x_ND.new_zeros(len(offsets) - 1, x_ND.shape[1]).index_add(0, owners_N, x_ND)
     out_BD: Tensor = _SumValues.apply(x_ND, owners_N, offsets)  # type: ignore[no-untyped-call]
     return out_BD
 
@@ -52,6 +48,12 @@ def softmax_values(x_N: Tensor, owners_N: Tensor, offsets: Tensor) -> Tensor:
     exp_N = (x_N - highest_B[owners_N]).exp()
     sum_B1 = sum_values(exp_N.unsqueeze(1), owners_N, offsets)
     return exp_N / expand(sum_B1, owners_N, offsets).squeeze(1)
+
+
+def rounded_up(x_NM: Tensor) -> Tensor:
+    """`x_NM` with up to a sixteenth more rows, of zeros: oneDNN prepares, and keeps, a bf16 product for every shape."""
+    block = 1 << max(len(x_NM).bit_length() - 5, 0)
+    return torch.nn.functional.pad(x_NM, (0, 0, 0, -len(x_NM) % block))
 
 
 def _segment_sum(x_ND: Tensor, offsets: Tensor) -> Tensor:

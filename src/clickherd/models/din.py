@@ -29,7 +29,7 @@ from pydantic import Field, PositiveInt
 from torch import Tensor, nn
 
 from clickherd.layers.mlp import MLP, Activation, MLPConfig
-from clickherd.layers.sequences import SequenceRows, expand, softmax_values, sum_values
+from clickherd.layers.sequences import SequenceRows, expand, rounded_up, softmax_values, sum_values
 from clickherd.models.base import CTRModel, SequenceModelConfig
 
 
@@ -60,6 +60,7 @@ class ActivationUnit(nn.Module):
     def __init__(self, config: Config) -> None:
         super().__init__()
         self.mlp = MLP(4 * config.embedding_dim, config.attention, num_outputs=1)
+        self.keeps_statistics = any(True for _ in self.mlp.buffers())  # of the values, and of no others
         self.softmax, self.scale = config.softmax, config.embedding_dim**-0.5
 
     def forward(self, sequence: SequenceRows, target_BD: Tensor) -> Tensor:
@@ -67,7 +68,9 @@ class ActivationUnit(nn.Module):
         keys_ND, offsets, owners_N = sequence.rows, sequence.offsets, sequence.owners()
         query_ND = expand(target_BD, owners_N, offsets)
         pairs_NM = torch.cat([query_ND, keys_ND, query_ND - keys_ND, query_ND * keys_ND], dim=1)
-        weights_N1: Tensor = self.mlp(pairs_NM).to(keys_ND.dtype)
+        if not self.keeps_statistics:
+            pairs_NM = rounded_up(pairs_NM)
+        weights_N1: Tensor = self.mlp(pairs_NM)[: len(keys_ND)].to(keys_ND.dtype)
         if self.softmax:
             weights_N1 = softmax_values(self.scale * weights_N1.squeeze(1), owners_N, offsets).unsqueeze(1)
         return sum_values(weights_N1 * keys_ND, owners_N, offsets)

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import os
+import signal
+import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import polars as pl
 import pytest
 import torch
 
+from clickherd import cli
 from clickherd.data.store import Batch, FieldLayout, Layout, Store, StoreWriter
 
 # Where Triton's kernels run in the tests: on a GPU if there is one, otherwise in its interpreter, on host memory. That
@@ -56,6 +61,51 @@ def make_store(tmp_path: Path) -> Callable[..., Store]:
         return Store(path)
 
     return make
+
+
+@pytest.fixture
+def run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Callable[..., tuple[int, str, str]]:
+    """`run("train", …)` → (exit code, stdout, stderr), in a folder and with a cache of the test's own."""
+    monkeypatch.setenv("CLICKHERD_CACHE", str(tmp_path / "cache"))
+    monkeypatch.chdir(tmp_path)
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    monkeypatch.setattr(signal, "signal", lambda number, handler: handlers[number])
+
+    def call(*arguments: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["clickherd", *map(str, arguments)])
+        capsys.readouterr()
+        try:
+            cli.main()
+            code: Any = 0
+        except SystemExit as end:
+            code = end.code or 0
+        captured = capsys.readouterr()
+        return code, captured.out, " ".join(captured.err.split())
+
+    return call
+
+
+@pytest.fixture
+def write_log() -> Callable[[Path, int], None]:
+    """`write_log(path, rows)`: a CSV with odd column names, in which users and items have each their own taste."""
+
+    def write(path: Path, num_rows: int) -> None:
+        rng, effects = np.random.default_rng(0), np.random.default_rng(9).standard_normal(50)
+        user, item = rng.integers(0, 30, num_rows), rng.integers(0, 20, num_rows)
+        click = rng.random(num_rows) < 1 / (1 + np.exp(-1.5 * (effects[user] + effects[30 + item])))
+        columns = {"Clicked?": click.astype(int), "user id": user, "item": [f"i{i}" for i in item]}
+        pl.DataFrame(columns).write_csv(path)
+
+    return write
+
+
+@pytest.fixture
+def odd_clicks(tmp_path: Path, write_log: Callable[[Path, int], None]) -> Path:
+    """Such a log of 1,200 rows, clicks.csv in the test's folder."""
+    write_log(tmp_path / "clicks.csv", 1200)
+    return tmp_path / "clicks.csv"
 
 
 @pytest.fixture(scope="session")

@@ -11,44 +11,17 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import polars as pl
 import pytest
 import torch
 
-from clickherd import CTRClassifier, cli, load
+from clickherd import CTRClassifier, load
 from clickherd.checkpoint import load as load_tensors
 
 Run = Callable[..., tuple[int, str, str]]
 SMALL = ["--set", "model.mlp.hidden_units=[16]", "--set", "data.min_count=1"]
-
-
-@pytest.fixture(autouse=True)
-def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("CLICKHERD_CACHE", str(tmp_path / "cache"))
-    monkeypatch.chdir(tmp_path)
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    monkeypatch.setattr(signal, "signal", lambda number, handler: handlers[number])
-
-
-@pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
-    """`run("train", …)` → (exit code, stdout, stderr)."""
-
-    def call(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["clickherd", *map(str, arguments)])
-        capsys.readouterr()
-        try:
-            cli.main()
-            code: Any = 0
-        except SystemExit as end:
-            code = end.code or 0
-        captured = capsys.readouterr()
-        return code, captured.out, " ".join(captured.err.split())
-
-    return call
 
 
 def log(num_rows: int = 1200, seed: int = 0) -> pl.DataFrame:

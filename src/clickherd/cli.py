@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import errno
 import json
-import signal
 import sys
 import time
 from pathlib import Path
@@ -21,6 +20,9 @@ from rich.text import Text
 
 from clickherd import __version__
 from clickherd.cli_data import app as data_app
+from clickherd.cli_scale import scale
+from clickherd.cli_shared import AsJson, Given, StopSignal, announce, err, nested, takes_settings, watch
+from clickherd.cli_tune import tune
 from clickherd.errors import ConfigError, Interrupted, UserError
 
 if TYPE_CHECKING:
@@ -36,8 +38,6 @@ app = typer.Typer(
 )
 app.add_typer(data_app, name="data", help="Catalogue, built-in click log, profile of your own files.")
 
-err = Console(stderr=True)
-
 Sources = Annotated[
     list[str], typer.Argument(help="Files, globs, folders or URLs: CSV, TSV (gz, zst), Parquet, Arrow.")
 ]
@@ -47,7 +47,6 @@ Reading = Annotated[
         "--set", metavar="KEY=VALUE", help="How to read the rows: data.format, data.separator or data.header."
     ),
 ]
-AsJson = Annotated[bool, typer.Option("--json", help="Print exactly one JSON object on stdout.")]
 
 
 @app.callback(invoke_without_command=True)
@@ -58,126 +57,43 @@ def _version(version: Annotated[bool, typer.Option("--version", help="Print the 
 
 
 @app.command()
+@takes_settings
 def train(
-    data: Annotated[
-        list[str] | None, typer.Argument(help="Files, globs, folders or URLs: CSV, TSV (gz, zst), Parquet, Arrow.")
-    ] = None,
-    label: Annotated[str | None, typer.Option(help="Column that says whether the row was clicked.")] = None,
-    positive: Annotated[str | None, typer.Option(help="The label's value that counts as a click, if not 1.")] = None,
-    model: Annotated[str | None, typer.Option(help="deepfm, dcnv2, …; a wrong name lists all.")] = None,
+    given: Given,
     batch_size: Annotated[int | None, typer.Option(help="Rows per update; found by itself when not given.")] = None,
     rule: Annotated[str | None, typer.Option(help="none, sqrt, linear, n2-lambda or cowclip.")] = None,
-    epochs: Annotated[int | None, typer.Option(help="At most so many passes over the rows.")] = None,
     out: Annotated[Path | None, typer.Option(help="The run folder; it must not exist yet.")] = None,
-    valid: Annotated[list[str] | None, typer.Option(help="Validation rows: a file, glob, folder or URL.")] = None,
-    test: Annotated[list[str] | None, typer.Option(help="Test rows: a file, glob, folder or URL.")] = None,
-    split: Annotated[str | None, typer.Option(help="random or time, when no such files are given.")] = None,
-    time_column: Annotated[
-        str | None, typer.Option(help="Column that orders the rows, for --split time and --history.")
-    ] = None,
-    format: Annotated[  # noqa: A002  (the flag's name)
-        str | None, typer.Option(help="auto, csv, tsv, parquet, arrow or criteo.")
-    ] = None,
-    role: Annotated[
-        list[str] | None,
-        typer.Option(metavar="COLUMN=ROLE", help="numeric, categorical, multi, timestamp or ignored; repeatable."),
-    ] = None,
-    cross: Annotated[
-        list[str] | None,
-        typer.Option(metavar="A*B", help="Combinations of the values of A and B as a column; repeatable."),
-    ] = None,
-    sequence: Annotated[
-        list[str] | None,
-        typer.Option(metavar="COLUMN:TARGET", help="A list of the TARGET's values, in order; repeatable."),
-    ] = None,
-    history: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="'ITEM by USER'",
-            help="The same user's earlier items as a sequence, by --time-column; with 'ITEM by USER where CLICKED' "
-            "those clicked; repeatable.",
-        ),
-    ] = None,
-    group: Annotated[str | None, typer.Option(help="Column by which GAUC groups rows, such as a user id.")] = None,
-    min_count: Annotated[int | None, typer.Option(help="Rarer values become 'unknown'.")] = None,
-    recipe: Annotated[Path | None, typer.Option(help="YAML of settings; flags go before it.")] = None,
-    set_: Annotated[
-        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Any setting, such as optim.l2=1e-5.")
-    ] = None,
-    seed: Annotated[int | None, typer.Option(help="Same seed, same machine: the same weights.")] = None,
-    threads: Annotated[int | None, typer.Option(help="CPU threads.")] = None,
-    device: Annotated[str | None, typer.Option(help="cpu or cuda.")] = None,
     resume: Annotated[Path | None, typer.Option(metavar="RUN", help="Continue a cut-off run.")] = None,
     report: Annotated[bool, typer.Option(help="Write report.html.")] = True,
     as_json: AsJson = False,
 ) -> None:
     """Train a click model on raw logs."""
-    settings = _settings(
-        {
-            "data.label": label,
-            "data.positive": positive,
-            "data.format": format,
-            "data.split": split,
-            "data.time_column": time_column,
-            "data.crosses": [item.split("*") for item in cross] if cross else None,
-            "data.sequences": _pairs(sequence or [], "--sequence", ":") or None,
-            "data.histories": history or None,
-            "data.group": group,
-            "data.min_count": min_count,
-            "data.roles": _pairs(role or [], "--role") or None,
-            "model.name": model,
-            "optim.rule": rule,
-            "train.batch_size": batch_size,
-            "train.epochs": epochs,
-            "train.seed": seed,
-            "train.threads": threads,
-            "train.device": device,
-            "source.data": data or None,
-            "source.valid": valid or None,
-            "source.test": test or None,
-        }
-    )
-    if resume is not None and (settings or recipe or set_ or out):
+    given = given.over(nested({"optim.rule": rule, "train.batch_size": batch_size}))
+    if resume is not None and (given or out):
         raise ConfigError("--resume takes its data and settings from the run folder", mend="Leave the rest out.")
     from clickherd import runs
-    from clickherd.config import load_yaml, merge, parse_assignments, resolve
-    from clickherd.optim.scaling import Hyperparameters
-    from clickherd.progress import RichObserver
 
-    stop = _StopSignal()
-
-    class Watch(RichObserver):
-        """The progress bar; while it shows, batches are trained."""
-
-        def start(self, num_epochs: int, rows_per_epoch: int, hyper: Hyperparameters) -> None:
-            stop.training = True
-            super().start(num_epochs, rows_per_epoch, hyper)
-
-        def finish(self) -> None:
-            stop.training = False
-            super().finish()
-
+    stop = StopSignal()
     shared: dict[str, Any] = {
-        "announce": _announce,
-        "observer": Watch(err),
+        "announce": announce,
+        "observer": watch(stop),
         "should_stop": stop,
         "report": report,
     }
     if resume is not None:
         result = runs.resume_run(resume, **shared)
     else:
-        base = load_yaml(recipe) if recipe else {}
-        config = resolve(merge(merge(base, settings), parse_assignments(set_ or [])), source=recipe)
-        if not config.source.data:
-            raise ConfigError(
-                "no data given", mend="Name at least one file: clickherd train clicks.csv --label clicked"
-            )
+        config = given.config("train")
         folder = out or Path("runs") / f"{config.model.name}-{time.strftime('%Y%m%d-%H%M%S')}"
         result = runs.train_run(config, folder, **shared)
     if as_json:
         typer.echo(json.dumps(result))
     else:
         _print_result(result)
+
+
+app.command()(scale)
+app.command()(tune)
 
 
 @app.command()
@@ -213,7 +129,7 @@ def predict(
 
     trained = _load(run, set_)
     rows = write_predictions(out, (scores for scores, _ in trained.predictions(data)))
-    _announce(f"{rows:,} probabilities in {out}")
+    announce(f"{rows:,} probabilities in {out}")
     _print_unseen({name: count for name, count in trained.encoder.unseen.items() if count})
 
 
@@ -222,7 +138,7 @@ def report(run: Annotated[Path, typer.Argument(help="A finished run folder.")]) 
     """Write the run's report.html again."""
     from clickherd import runs
 
-    typer.echo(runs.report_run(run, announce=_announce))
+    typer.echo(runs.report_run(run, announce=announce))
 
 
 @app.command()
@@ -247,7 +163,7 @@ def bench(
     config = resolve(merge({"model": {"name": model}}, parse_assignments(set_ or [])))
     batch_sizes = batch_size or [1024, 8192, 65_536, 131_072]
     precision = precision_on("cpu", config.train.precision)
-    _announce(f"{machine.describe()}\n{config.model.name}, products in {precision}; nothing else should run meanwhile")
+    announce(f"{machine.describe()}\n{config.model.name}, products in {precision}; nothing else should run meanwhile")
     table = Table("batch", "rows/s", "products alone", "share", "peak MiB")
     records = []
     for record in measure(config, rows=rows, ids=ids, batch_sizes=batch_sizes):
@@ -281,50 +197,8 @@ def _load(run: Path, assignments: list[str] | None) -> Run:
     return runs.load(run, reading=reading)
 
 
-def _announce(message: str) -> None:
-    err.print(message, highlight=False, markup=False, soft_wrap=True)
-
-
 def _print_error(message: str) -> None:
     err.print(Text.assemble(("error", "bold red"), " ", message), highlight=False, soft_wrap=True)
-
-
-class _StopSignal:
-    """While batches are trained, the first Ctrl-C or SIGTERM asks to stop at the next one; the second ends at once."""
-
-    def __init__(self) -> None:
-        self.asked = self.training = False
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, self._on_signal)
-
-    def _on_signal(self, number: int, frame: object) -> None:
-        if self.asked or not self.training:
-            raise KeyboardInterrupt
-        self.asked = True
-        err.print("stopping after this batch (again to stop at once)")
-
-    def __call__(self) -> bool:
-        return self.asked
-
-
-def _settings(flags: dict[str, Any]) -> dict[str, Any]:
-    """Flags that were given, as nested settings."""
-    settings: dict[str, Any] = {}
-    for key, value in flags.items():
-        if value is not None:
-            group, _, name = key.partition(".")
-            settings.setdefault(group, {})[name] = value
-    return settings
-
-
-def _pairs(items: list[str], flag: str, sign: str = "=") -> dict[str, str]:
-    pairs = {}
-    for item in items:
-        column, found, value = item.rpartition(sign)
-        if not found:
-            raise ConfigError(f"cannot read {flag} {item!r}", mend=f"Write it as COLUMN{sign}VALUE.")
-        pairs[column] = value
-    return pairs
 
 
 def _print_result(result: dict[str, Any]) -> None:
@@ -341,7 +215,7 @@ def _print_result(result: dict[str, Any]) -> None:
 def _print_unseen(unseen: dict[str, int]) -> None:
     if unseen:
         parts = ", ".join(f"{name} {count:,}" for name, count in sorted(unseen.items(), key=lambda item: -item[1]))
-        _announce(f"values not seen often enough in training, taken as unknown: {parts}")
+        announce(f"values not seen often enough in training, taken as unknown: {parts}")
 
 
 def main() -> None:
@@ -352,7 +226,7 @@ def main() -> None:
         _print_error(str(error))
         sys.exit(2)
     except Interrupted as stop:
-        _announce(f"interrupted; continue with: clickherd train --resume {stop.folder}")
+        announce(f"interrupted; continue with: {stop.command}")
         sys.exit(INTERRUPTED)
     except SystemExit as end:
         if end.code == INTERRUPTED:  # typer's answer to a KeyboardInterrupt, which does not come this far

@@ -115,17 +115,27 @@ def parse_assignments(assignments: list[str]) -> dict[str, Any]:
         key, equals, text = assignment.partition("=")
         if not equals or not key:
             raise ConfigError(f"cannot read --set {assignment!r}", mend="Write it as group.name=value.")
-        try:
-            value = yaml.safe_load(text)
-        except yaml.YAMLError:
-            value = text
-        if isinstance(value, str):  # YAML 1.1 takes 1e-5 for text
-            with contextlib.suppress(ValueError):
-                value = float(value)
-        for name in reversed(key.split(".")):
-            value = {name: value}
-        settings = merge(settings, value)
+        settings = merge(settings, nest(key, parse_value(text)))
     return settings
+
+
+def parse_value(text: str) -> Any:
+    """A setting's value as a user types it: YAML, but 1e-5 is a number too, which YAML 1.1 takes for text."""
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError:
+        value = text
+    if isinstance(value, str):
+        with contextlib.suppress(ValueError):
+            value = float(value)
+    return value
+
+
+def nest(key: str, value: Any) -> dict[str, Any]:
+    """`"optim.l2", 0` as `{"optim": {"l2": 0}}`."""
+    for name in reversed(key.split(".")):
+        value = {name: value}
+    return dict(value)
 
 
 def resolve(settings: Mapping[str, Any], *, source: str | Path | None = None) -> Config:

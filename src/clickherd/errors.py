@@ -48,10 +48,11 @@ class RunError(UserError):
 
 
 class Interrupted(Exception):  # noqa: N818  (not a fault: the user asked for it)
-    """Training was asked to stop; a checkpoint is on disk in `folder`, the run folder."""
+    """Training was asked to stop; a checkpoint is on disk in `folder`, the run folder. `command` goes on with it."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, command: str | None = None) -> None:
         self.folder = folder
+        self.command = command or f"clickherd train --resume {folder}"
         super().__init__(f"interrupted; checkpoint in {folder}")
 
 

@@ -16,10 +16,10 @@ REFRESH_SECONDS = 0.5
 
 
 class RichObserver:
-    """Progress with samples per second and the running loss."""
+    """Progress with samples per second and the running loss. Without `lines`, only the bar is shown."""
 
-    def __init__(self, console: Console) -> None:
-        self.console = console
+    def __init__(self, console: Console, *, lines: bool = True) -> None:
+        self.console, self.lines = console, lines
         self._bar = Progress(
             TextColumn("epoch {task.fields[epoch]}"),
             BarColumn(),
@@ -28,6 +28,7 @@ class RichObserver:
             TimeRemainingColumn(),
             console=console,
             transient=True,
+            disable=not console.is_terminal,  # in a file each bar would leave an empty line
         )
         self._task: TaskID | None = None
         self._rows_per_epoch = 1
@@ -40,7 +41,8 @@ class RichObserver:
         """Show the bar and the hyper-parameters in force."""
         self._num_epochs, self._rows_per_epoch = num_epochs, rows_per_epoch
         self._clips = math.isfinite(hyper.clip)
-        self.console.print(f"[dim]{hyper.describe()}[/dim]", highlight=False)
+        if self.lines:
+            self.console.print(f"[dim]{hyper.describe()}[/dim]", highlight=False)
         self._task = self._bar.add_task("", total=rows_per_epoch, epoch=f"1/{num_epochs}", speed="–", loss="–")
         self._bar.start()
         self._began = time.perf_counter()
@@ -62,6 +64,18 @@ class RichObserver:
 
     def epoch(self, record: dict[str, Any], best: bool) -> None:
         """A line that stays, and the bar back at its beginning."""
+        if self.lines:
+            self._print(record, best)
+        if self._task is not None:
+            following = f"{min(record['epoch'] + 1, self._num_epochs)}/{self._num_epochs}"
+            self._bar.reset(self._task, total=self._rows_per_epoch, epoch=following, speed="–", loss="–")
+        self._began, self._rows_at_begin = time.perf_counter(), 0
+
+    def finish(self) -> None:
+        """Take the bar away."""
+        self._bar.stop()
+
+    def _print(self, record: dict[str, Any], best: bool) -> None:
         valid = record["valid"]
         scores = "  ".join(f"{name} {valid[name]:.4f}" for name in ("auc", "logloss") if valid.get(name) is not None)
         self.console.print(
@@ -73,11 +87,3 @@ class RichObserver:
             highlight=False,
             soft_wrap=True,
         )
-        if self._task is not None:
-            following = f"{min(record['epoch'] + 1, self._num_epochs)}/{self._num_epochs}"
-            self._bar.reset(self._task, total=self._rows_per_epoch, epoch=following, speed="–", loss="–")
-        self._began, self._rows_at_begin = time.perf_counter(), 0
-
-    def finish(self) -> None:
-        """Take the bar away."""
-        self._bar.stop()

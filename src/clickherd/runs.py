@@ -11,9 +11,10 @@ report.html
 
 from __future__ import annotations
 
+import hashlib
 import json
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ from clickherd.data.encode import Encoder
 from clickherd.data.prepare import Prepared, encode_stream, prepare, quiet, single_parts
 from clickherd.data.source import DataLike, open_source
 from clickherd.data.store import Store
-from clickherd.errors import RunError
+from clickherd.errors import ConfigError, RunError
 from clickherd.evaluate import Scored, evaluate, score
 from clickherd.importance import permutation_importance
 from clickherd.kernels.warm_up import warm_up
@@ -65,12 +66,7 @@ def train_run(
             file=folder,
             mend=f"Choose another --out, or continue it with: clickherd train --resume {folder}",
         )
-    check_device(config.train.device, config.train.precision)
-    threads = use_threads(config.train.threads)
-    prepared = prepare_sources(config, announce)
-    check_mask(config.train.mask, prepared.encoder)
-    config.model.check_fields(tuple(field.name for field in prepared.encoder.layout.fields))
-    config = _settled(config, prepared, threads)
+    config, prepared = ready(config, announce)
     _create(folder, config, prepared)
     return _train(config, prepared, folder, announce, observer, should_stop, report)
 
@@ -97,6 +93,75 @@ def resume_run(
     use_threads(config.train.threads)
     prepared = _same_rows(config, folder, announce)
     return _train(config, prepared, folder, announce, observer, should_stop, report)
+
+
+def ready(config: Config, announce: Announce) -> tuple[Config, Prepared]:
+    """The settings with nothing left to be found, and the encoded rows; the process has its threads.
+
+    Raises:
+        UserError: settings or data are at fault, or do not fit each other.
+    """
+    check_device(config.train.device, config.train.precision)
+    threads = use_threads(config.train.threads)
+    prepared = prepare_sources(config, announce)
+    check_mask(config.train.mask, prepared.encoder)
+    config.model.check_fields(tuple(field.name for field in prepared.encoder.layout.fields))
+    return _settled(config, prepared, threads), prepared
+
+
+def settings_key(config: Config, *, but: Mapping[str, set[str]] | None = None) -> str:
+    """What a training is known by: its settings and rows, not where they lie or how many threads there are.
+
+    `but` names further settings, by group, that are left out of account.
+    """
+    out: dict[str, Any] = {"source": {"data", "valid", "test"}, "train": {"threads", "checkpoint_seconds"}}
+    for group, names in (but or {}).items():
+        out[group] = out.get(group, set()) | names
+    text = json.dumps(config.model_dump(mode="json", exclude=out), sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def check_folder(folder: Path, marks: Sequence[str]) -> None:
+    """See that a folder that several calls fill is not there yet, is empty, or holds one of the `marks` of such a call.
+
+    Raises:
+        RunError: it holds other things, or is no folder.
+    """
+    mend = "Choose another --out."
+    if folder.exists() and not folder.is_dir():
+        raise RunError("cannot make the folder: a file has its name", file=folder, mend=mend)
+    if folder.exists() and any(folder.iterdir()) and not any((folder / mark).exists() for mark in marks):
+        raise RunError("the folder holds other things", file=folder, mend=mend)
+
+
+def make_folder(folder: Path) -> None:
+    """Make the folder, if it is not there.
+
+    Raises:
+        RunError: it cannot be made.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise RunError(f"cannot make the folder: {error.strerror}", file=folder, mend="Choose another --out.") from None
+
+
+def check_validation(prepared: Prepared, monitor: str) -> None:
+    """See that there are validation rows to choose settings by, and that they have the score `monitor`.
+
+    Raises:
+        ConfigError: there are no such rows, or none with the other label.
+    """
+    if prepared.valid is None:
+        raise ConfigError(
+            "there are no validation rows to choose by", mend="Name some with --valid, or set data.valid_fraction."
+        )
+    labels = prepared.valid.labels
+    if monitor != "logloss" and labels.min() == labels.max():
+        raise ConfigError(
+            f"all validation rows have the label {labels[0]:.0f}: their {monitor.upper()} is not defined",
+            mend="Give --valid other rows, or a larger data.valid_fraction.",
+        )
 
 
 def _settled(config: Config, prepared: Prepared, threads: int) -> Config:
@@ -168,6 +233,31 @@ def _train(
     should_stop: Callable[[], bool],
     report: bool,
 ) -> dict[str, Any]:
+    model, progress = train_prepared(config, prepared, folder, announce, observer, should_stop)
+    if progress.stopped:
+        announce(f"no better for {config.train.patience} epochs: the weights of epoch {progress.best_epoch} are kept")
+    result, judged = judge(config, prepared, model, progress, folder)
+    checkpoint.write_text(folder / "metrics.json", json.dumps(result, indent=2) + "\n")
+    if report:
+        announce("writing report.html")
+        write_report(config, prepared, model, progress.history, result, judged, folder)
+    return result
+
+
+def train_prepared(
+    config: Config,
+    prepared: Prepared,
+    folder: Path,
+    announce: Announce = quiet,
+    observer: Observer | None = None,
+    should_stop: Callable[[], bool] = lambda: False,
+) -> tuple[ClickModel, Progress]:
+    """Train on encoded rows; weights and checkpoints go to `folder`, from whose checkpoint it goes on if there is one.
+
+    Raises:
+        Interrupted: `should_stop` said so; the checkpoint is written.
+        DivergedError: the loss became NaN or infinite.
+    """
     with seeded(config.train.seed):
         model = ClickModel(
             config.model, prepared.encoder.layout, init_std=config.optim.init_std, device=config.train.device
@@ -191,14 +281,7 @@ def _train(
         if model.device.type == "cpu":
             warm_up(announce)
         progress = trainer.run()
-    if progress.stopped:
-        announce(f"no better for {config.train.patience} epochs: the weights of epoch {progress.best_epoch} are kept")
-    result, judged = judge(config, prepared, model, progress, folder)
-    checkpoint.write_text(folder / "metrics.json", json.dumps(result, indent=2) + "\n")
-    if report:
-        announce("writing report.html")
-        write_report(config, prepared, model, progress.history, result, judged, folder)
-    return result
+    return model, progress
 
 
 def judge(

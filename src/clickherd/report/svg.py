@@ -10,6 +10,7 @@ import io
 import re
 import warnings
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
@@ -20,7 +21,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 
 # Colours that stand for a CSS variable until the SVG is written; no chart uses them as themselves.
-INK, MUTED, GRID, FIRST, SECOND, PAPER = (f"#0{i}0{i}0{i}" for i in range(1, 7))
+INK, MUTED, GRID, FIRST, SECOND, PAPER, THIRD = (f"#0{i}0{i}0{i}" for i in range(1, 8))
 VARIABLES = {
     INK: "var(--ink)",
     MUTED: "var(--muted)",
@@ -28,6 +29,7 @@ VARIABLES = {
     FIRST: "var(--first)",
     SECOND: "var(--second)",
     PAPER: "var(--card)",
+    THIRD: "var(--good)",
 }
 WIDTH, HEIGHT = (
     5.0,
@@ -95,6 +97,15 @@ def draw(paint: Callable[..., None], label: str, *, height: float = HEIGHT, pane
         nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
         figure.savefig(out, format="svg", transparent=True, metadata=nothing)
     return _for_page(out.getvalue(), label)
+
+
+def standalone(drawn: Markup) -> str:
+    """The drawing as an SVG file of its own, in the report's colours, light or dark as the reader has it."""
+    css = (Path(__file__).parent / "report.css").read_text(encoding="utf-8")
+    palette = css[: css.index("* {")]
+    style = f"<style>{palette}svg {{ background: var(--card); font-family: system-ui, sans-serif; }}</style>"
+    head, body = drawn.split(">", 1)
+    return f'{head} xmlns="http://www.w3.org/2000/svg">{style}{body}\n'
 
 
 def name_axes(axes: Axes, x: str, y: str) -> None:

@@ -8,7 +8,7 @@ from pydantic import Field
 
 from clickherd.settings import Settings
 
-Rule = Literal["none", "sqrt", "linear", "n2-lambda", "cowclip"]
+Rule = Literal["none", "sqrt", "linear", "n2-lambda", "cowclip", "occurrence"]
 
 
 class OptimConfig(Settings):

@@ -90,6 +90,8 @@ class CowClip:
             beta2,
             self.config.epsilon,
             self.config.touched_only,
+            hyper.spread,
+            hyper.power,
         )
         gradients = (self.grad_VW, self.counts_V)
         if self._current_V is None:

@@ -12,16 +12,27 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 from clickherd.optim.config import OptimConfig
 
-# Exponents of s for (embedding rate, dense rate, λ).
+
+class Exponents(NamedTuple):
+    """The powers of s that the embedding rate, the dense rate and λ are multiplied by, and that of a row's visits."""
+
+    embedding: float
+    dense: float
+    l2: float
+    visits: float = 0.0
+
+
 EXPONENTS = {
-    "none": (0.0, 0.0, 0.0),
-    "sqrt": (0.5, 0.5, 0.5),
-    "linear": (1.0, 1.0, 0.0),
-    "n2-lambda": (0.0, 0.5, 2.0),
-    "cowclip": (0.0, 0.5, 1.0),
+    "none": Exponents(0.0, 0.0, 0.0),
+    "sqrt": Exponents(0.5, 0.5, 0.5),
+    "linear": Exponents(1.0, 1.0, 0.0),
+    "n2-lambda": Exponents(0.0, 0.5, 2.0),
+    "cowclip": Exponents(0.0, 0.5, 1.0),
+    "occurrence": Exponents(0.5, 0.5, 0.0, visits=0.25),
 }
 
 
@@ -33,6 +44,8 @@ class Hyperparameters:
     embedding_learning_rate: float
     l2: float
     clip: float  # r; infinite: no clip
+    spread: float = 1.0  # s, where the rule looks at every row's occurrences
+    power: float = 0.0  # of a row's visits
 
     def decayed(self, factor: float) -> Hyperparameters:
         """With both rates multiplied by `factor`."""
@@ -54,12 +67,14 @@ class Hyperparameters:
 def scaled(optim: OptimConfig, batch_size: int) -> Hyperparameters:
     """The hyper-parameters of `optim`, stated at `optim.base_batch_size`, carried to `batch_size` by `optim.rule`."""
     scale = batch_size / optim.base_batch_size
-    embedding, dense, l2 = EXPONENTS[optim.rule]
+    exponents = EXPONENTS[optim.rule]
     return Hyperparameters(
-        learning_rate=optim.learning_rate * scale**dense,
-        embedding_learning_rate=optim.embedding_learning_rate * scale**embedding,
-        l2=optim.l2 * scale**l2,
+        learning_rate=optim.learning_rate * scale**exponents.dense,
+        embedding_learning_rate=optim.embedding_learning_rate * scale**exponents.embedding,
+        l2=optim.l2 * scale**exponents.l2,
         clip=optim.clip if optim.rule == "cowclip" else math.inf,
+        spread=scale,
+        power=exponents.visits if scale > 1 else 0.0,
     )
 
 

@@ -141,7 +141,7 @@ def test_ctrl_c_keeps_the_study_and_the_same_command_goes_on_with_the_trial(run:
         time.sleep(0.01)
     os.kill(cut.pid, signal.SIGINT)
     _, told = cut.communicate()
-    assert cut.returncode == 120, told
+    assert cut.returncode == 130, told
     assert "continue with: clickherd tune long.csv" in " ".join(told.split())
     code, out, err = run(*arguments, "--out", "study", "--json")
     assert code == 0, err

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import Field
 
+from clickherd.calibration import Method
 from clickherd.data.config import DataConfig
 from clickherd.errors import ConfigError, did_you_mean
 from clickherd.models import MODELS, AnyModelConfig
@@ -65,6 +66,11 @@ class TrainConfig(Settings):
     device: str = Field("cpu", pattern=r"^(cpu|cuda(:\d+)?)$", description="cpu, cuda or cuda:N")
     cuda_graphs: bool = Field(
         True, description="on a GPU, record a batch's kernels once and launch them as one from then on"
+    )
+    calibration: Method = Field(
+        "none",
+        description="of the best weights' probabilities, learned on the validation rows and kept with the run: none, "
+        "temperature, platt or isotonic",
     )
     checkpoint_seconds: float = Field(30.0, gt=0, description="how often a resumable checkpoint is written")
 

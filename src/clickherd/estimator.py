@@ -17,7 +17,8 @@ from sklearn.utils import check_random_state
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import assert_all_finite, check_is_fitted, column_or_1d, validate_data
 
-from clickherd import checkpoint
+from clickherd import calibration, checkpoint
+from clickherd.calibrate import calibrate, check_calibration
 from clickherd.config import SourceConfig, dump_yaml, merge, resolve
 from clickherd.data.config import DataConfig
 from clickherd.data.cross import cross_name
@@ -108,6 +109,7 @@ class CTRClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # sc
                 self.history_ = trainer.run().history
             finally:
                 trainer.learner.settle()  # interrupted in mid-epoch, the model is still one that predicts
+            calibrate(self.model_, self.config_, prepared.valid)
         return self
 
     def partial_fit(self, X: Any, y: Any, classes: Any = None) -> Self:
@@ -178,11 +180,14 @@ class CTRClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # sc
             other, positive = as_texts(pl.Series(self.classes_))  # how the labels stand in the user's files
             encoder = encoder.with_labels(positive, (positive, other))
             update["data"] = self.config_.data.model_copy(update={"positive": positive})
+        if self.model_.calibration is None:  # `fit` was interrupted before it was learned
+            update["train"] = self.config_.train.model_copy(update={"calibration": "none"})
         config = self.config_.model_copy(update=update)
         with checkpoint.new_folder(Path(folder), mend="Choose another folder, or remove this one.") as beside:
             encoder.save(beside / "encoder")
             checkpoint.write_text(beside / "config.yaml", dump_yaml(config))
             checkpoint.save(beside / "model.safetensors", self.model_.tensors(), facts)
+            calibration.save(beside, self.model_.calibration)
 
     @classmethod
     def load(cls, folder: str | Path) -> Self:
@@ -249,6 +254,7 @@ class CTRClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # sc
         prepared = prepare(frame, config.data, seed=train.seed, cache_dir=folder / "cache")
         check_mask(train.mask, prepared.encoder)
         config.model.check_fields(tuple(field.name for field in prepared.encoder.layout.fields))
+        check_calibration(config, prepared.valid)
         self.config_, self.encoder_, self.history_ = config, prepared.encoder, []
         self.model_: ClickModel = ClickModel(
             config.model, prepared.encoder.layout, init_std=config.optim.init_std, device=train.device

@@ -12,6 +12,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from clickherd.calibration import Calibration
 from clickherd.data.store import MISSING, Batch, Layout
 from clickherd.errors import ConfigError, RunError
 from clickherd.kernels import Bags
@@ -73,6 +74,7 @@ class ClickModel:
         device: torch.device | str = "cpu",
     ) -> None:
         self.config, self.layout, self.device = config, layout, torch.device(device)
+        self.calibration: Calibration | None = None  # of what `predict` gives
         names = [field.name for field in layout.fields]
         self._sequences = tuple(  # of each: the id of an empty one, and the position of the target
             (field.offset + MISSING, names.index(field.target or "")) for field in layout.sequences if config.sequences
@@ -108,7 +110,8 @@ class ClickModel:
         parts = (batch.slice(start, stop) for start, stop in micro_batches(len(batch), size))
         threads = get_threads() if self.device.type == "cpu" else 1
         with Workers(min(threads, -(-len(batch) // size))) as workers:
-            return np.concatenate([np.empty(0), *workers.map(self._predict, parts)])
+            y_score = np.concatenate([np.empty(0), *workers.map(self._predict, parts)])
+        return y_score if self.calibration is None else self.calibration.apply(y_score)
 
     @torch.inference_mode()
     def _predict(self, batch: Batch) -> npt.NDArray[np.float64]:

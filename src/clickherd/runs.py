@@ -3,6 +3,7 @@
 config.yaml           every setting, resolved; `clickherd train --recipe` takes it to repeat the run
 encoder/              schema, vocabularies, numeric transforms: raw rows in, on any machine
 model.safetensors     the best weights
+calibration.json      what is done to their probabilities, where train.calibration asks for it
 metrics.jsonl         one line per epoch
 metrics.json          the result, as `--json` prints it
 checkpoint/           what `--resume` needs; may be deleted once the run is done
@@ -21,7 +22,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from clickherd import checkpoint, machine
+from clickherd import calibration, checkpoint, machine
+from clickherd.calibrate import calibrate, check_calibration
 from clickherd.config import Config, dump_yaml, load_yaml, merge, resolve
 from clickherd.data.encode import Encoder
 from clickherd.data.prepare import Prepared, encode_stream, prepare, quiet, single_parts
@@ -106,6 +108,7 @@ def ready(config: Config, announce: Announce) -> tuple[Config, Prepared]:
     prepared = prepare_sources(config, announce)
     check_mask(config.train.mask, prepared.encoder)
     config.model.check_fields(tuple(field.name for field in prepared.encoder.layout.fields))
+    check_calibration(config, prepared.valid)
     return _settled(config, prepared, threads), prepared
 
 
@@ -281,6 +284,8 @@ def train_prepared(
         if model.device.type == "cpu":
             warm_up(announce)
         progress = trainer.run()
+    calibrate(model, config, prepared.valid)
+    calibration.save(folder, model.calibration)
     return model, progress
 
 
@@ -351,7 +356,7 @@ class Run:
 
 
 def load(path: str | Path, *, device: str = "cpu", reading: Mapping[str, Any] | None = None) -> Run:
-    """Open a run folder. Strict: settings, encoder and weights must fit each other.
+    """Open a run folder. Strict: settings, encoder, weights and calibration must fit each other.
 
     Args:
         path: the folder.
@@ -368,6 +373,7 @@ def load(path: str | Path, *, device: str = "cpu", reading: Mapping[str, Any] | 
     with seeded(0):  # the weights drawn here are replaced at once
         model = ClickModel(config.model, encoder.layout, device=device)
     model.load_tensors(tensors, str(folder / "model.safetensors"))
+    model.calibration = calibration.load(folder, config.train.calibration)
     return Run(folder, config, encoder, model)
 
 
@@ -450,6 +456,11 @@ def _notes(config: Config, prepared: Prepared, result: dict[str, Any]) -> Iterat
         yield (
             f"Training stopped after epoch {result['epochs']} of at most {config.train.epochs}: "
             f"no better validation score for {patience}."
+        )
+    if config.train.calibration != "none":
+        yield (
+            f"Probabilities are calibrated ({config.train.calibration}), as learned on the validation rows; the curves "
+            "by epoch show them as they were before."
         )
     left_out: dict[str, list[str]] = {}
     for column in prepared.encoder.schema.columns:

@@ -46,6 +46,7 @@ except ModuleNotFoundError as error:
 FINISHED = (optuna.trial.TrialState.COMPLETE, optuna.trial.TrialState.PRUNED)
 HEARTBEAT, GRACE = 10, 60  # seconds: how often a running trial says so, and after how long a silent one is given up
 RETRIES = 2  # of a trial whose process was killed
+TRIES = 5  # at a storage whose tables another process is making
 POLL = 1.0  # seconds between looks at the study while other processes finish its last trials
 
 Pruner = Literal["median", "halving", "none"]
@@ -307,29 +308,34 @@ def _begun_with(config: Config, space: Space) -> dict[str, Any]:
 
 def _storage(url: str | None, folder: Path) -> optuna.storages.BaseStorage:
     """The trials' storage. The URL may hold a password and is not repeated in errors."""
-    own = url is None
-    try:
-        with _experiments():
-            return optuna.storages.RDBStorage(
-                f"sqlite:///{folder.absolute() / 'study.db'}" if url is None else url,
-                engine_kwargs={"connect_args": {"timeout": 60}} if own else {"pool_pre_ping": True},
-                heartbeat_interval=HEARTBEAT,
-                grace_period=GRACE,
-                heartbeat_stale_trial_callback=_given_up,
-            )
-    except ImportError:
-        raise ConfigError(
-            "the module for this kind of --storage is not installed", mend="PostgreSQL's: pip install psycopg2-binary"
-        ) from None
-    except (sqlalchemy.exc.ArgumentError, sqlalchemy.exc.NoSuchModuleError):
-        raise ConfigError(
-            "cannot read --storage", mend="Write a database URL: postgresql://user:password@host/database"
-        ) from None
-    except (sqlalchemy.exc.OperationalError, sqlalchemy.exc.DatabaseError) as error:
-        why = str(error.orig).strip().splitlines()[0]
-        raise ConfigError(
-            f"cannot open the study's storage: {why}", file=folder / "study.db" if own else None
-        ) from None
+    file = folder / "study.db" if url is None else None
+    for left in reversed(range(TRIES)):
+        try:
+            with _experiments():
+                return optuna.storages.RDBStorage(
+                    url or f"sqlite:///{folder.absolute() / 'study.db'}",
+                    engine_kwargs={"connect_args": {"timeout": 60}} if url is None else {"pool_pre_ping": True},
+                    heartbeat_interval=HEARTBEAT,
+                    grace_period=GRACE,
+                    heartbeat_stale_trial_callback=_given_up,
+                )
+        except ImportError as error:
+            name = getattr(error.__cause__, "name", None) or "for it"
+            raise ConfigError(
+                f"this kind of --storage needs the module {name}, which is not installed",
+                mend="PostgreSQL's: pip install 'psycopg[binary]'",
+            ) from None
+        except (sqlalchemy.exc.ArgumentError, sqlalchemy.exc.NoSuchModuleError):
+            raise ConfigError(
+                "cannot read --storage", mend="Write a database URL: postgresql://user:password@host/database"
+            ) from None
+        except sqlalchemy.exc.DatabaseError as error:
+            if left and isinstance(error, sqlalchemy.exc.IntegrityError | sqlalchemy.exc.ProgrammingError):
+                time.sleep(POLL)  # another machine makes the tables at the same time
+                continue
+            why = str(error.orig).strip().splitlines()[0]
+            raise ConfigError(f"cannot open the study's storage: {why}", file=file) from None
+    raise AssertionError
 
 
 def _given_up(study: optuna.Study, trial: optuna.trial.FrozenTrial) -> None:

@@ -9,7 +9,7 @@ from pydantic import ValidationError
 from torch import Tensor
 
 from clickherd.config import resolve
-from clickherd.data.store import Batch, FieldLayout, Layout
+from clickherd.data.store import MISSING, Batch, FieldLayout, Layout
 from clickherd.errors import ConfigError
 from clickherd.learner import kept_per_row
 from clickherd.models import MODELS, CTRModel, ModelConfig
@@ -86,10 +86,14 @@ def test_one_logit_a_row(name: str, options: dict[str, Any], num_fields: int, nu
 
 @every_model
 def test_the_table_s_rows_are_what_the_network_reads(name: str, options: dict[str, Any]) -> None:
-    layout = Layout((FieldLayout("a", 0, 5), FieldLayout("b", 5, 7)), ("x",))
-    model = ClickModel(small(name, **options), layout)
+    config = small(name, **options)
+    fields, bags = (FieldLayout("a", 0, 5), FieldLayout("b", 5, 7)), ()
+    if config.sequences:  # such a model is not built without one
+        fields += (FieldLayout("history", 5, 7, multi=True, target="b", max_length=3),)
+        bags = ((np.array([7, 8, 5 + MISSING, 11], dtype=np.int32), np.array([0, 2, 3, 4])),)
+    model = ClickModel(config, Layout(fields, ("x",)))
     ids, numeric = np.array([[0, 5], [4, 11], [2, 6]], dtype=np.int32), np.ones((3, 1), dtype=np.float32)
-    clicks = model.predict(Batch(ids, (), numeric, np.empty(0, np.float32), np.empty(0, np.uint64)))
+    clicks = model.predict(Batch(ids, bags, numeric, np.empty(0, np.float32), np.empty(0, np.uint64)))
     assert clicks.shape == (3,)
     assert ((clicks > 0) & (clicks < 1)).all()
 

@@ -47,7 +47,7 @@ def told(result: Mapping[str, Any]) -> list[str]:
     if best is None:
         return [f"No trial of {count['finished']} went to its end ({cut})."]
     return [
-        f"Best of {count['finished']} trials ({cut}): trial {best['trial']}, validation {result['monitor']} "
+        f"Best of {count['finished']} trials ({cut}): trial {best['trial']}, validation {_score(result)} "
         f"{best['score']:.4f} at epoch {best['best_epoch']}."
     ]
 
@@ -61,7 +61,7 @@ def settings(result: Mapping[str, Any]) -> Iterator[list[str]]:
 
 def head(result: Mapping[str, Any]) -> list[str]:
     """The head of the table of trials."""
-    return ["trial", f"valid {result['monitor']}", "epochs", "state", *(_short(name) for name in result["space"])]
+    return ["trial", f"valid {_score(result)}", "epochs", "state", *(_short(name) for name in result["space"])]
 
 
 def rows(result: Mapping[str, Any]) -> Iterator[list[str]]:
@@ -86,6 +86,11 @@ def shown(value: Any) -> str:
     if value is None:
         return "–"
     return f"{value:.3g}" if isinstance(value, float) else str(value).replace(" ", "")
+
+
+def _score(result: Mapping[str, Any]) -> str:
+    monitor = result["monitor"]
+    return str(monitor if monitor == "logloss" else monitor.upper())
 
 
 def _short(name: str) -> str:
@@ -119,7 +124,7 @@ def scores_chart(result: Mapping[str, Any]) -> Any:
         axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
         axes.yaxis.set_major_locator(MaxNLocator(5))
         axes.grid(visible=False, axis="x")
-        name_axes(axes, "trial", f"validation {result['monitor']}")
+        name_axes(axes, "trial", f"validation {_score(result)}")
         axes.figure.legend(loc="outside lower center", ncols=3, frameon=False, fontsize=11)
 
     return draw(paint, f"Score by trial: {len(done)} finished, best {best.reduce(y):.4f}; {len(cut)} cut short.")

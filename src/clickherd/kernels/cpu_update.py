@@ -171,7 +171,8 @@ def _row_rate(rate: float, count: int, spread: float, power: float) -> float:
     if power == 0 or count == 0:
         return rate
     visits = spread * (one - np.exp(-np.float32(count) / spread))
-    return np.float32(rate * max(visits, one) ** power)
+    factor: float = max(visits, one) ** power
+    return rate * factor
 
 
 @_jit

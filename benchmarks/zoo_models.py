@@ -90,7 +90,8 @@ ENTRIES = {
                 "use_scale": True, "use_wide": False, "dnn_hidden_units": MLP, "dnn_activations": "relu",
                 "batch_norm": True, "net_dropout": 0.1,
             },
-            {}, ".9848 / .1490",
+            {"form": "fuxictr", "num_attention_layers": 5, "attention_dim": 128, "num_heads": 4, **mlp(0.1)},
+            ".9848 / .1490",
         ),
         Entry(
             "finalmlp", "FinalMLP", "FinalMLP", 0.05,
@@ -100,7 +101,12 @@ ENTRIES = {
                 "mlp2_dropout": 0.4, "mlp2_batch_norm": True, "use_fs": True, "fs_hidden_units": [400],
                 "fs1_context": ["user"], "fs2_context": ["item"], "num_heads": 5,
             },
-            {}, ".9861 / .1484",
+            {
+                "mlp": {"hidden_units": [400], "batch_norm": True, "dropout": 0.4},
+                "mlp2": {"hidden_units": [100], "batch_norm": True, "dropout": 0.4},
+                "context": ["user"], "context2": ["item"], "num_heads": 5, "gate_units": [400],
+            },
+            ".9861 / .1484",
         ),
         Entry(
             "finalnet", "FinalNet", "FinalNet", 0.1,
@@ -109,7 +115,11 @@ ENTRIES = {
                 "block1_hidden_units": [400, 400], "block1_hidden_activations": "relu", "block1_dropout": 0.1,
                 "block2_hidden_units": [400], "block2_hidden_activations": "relu", "block2_dropout": 0.1,
             },
-            {}, ".9857 / .1311",
+            {
+                "block": {"hidden_units": [400, 400], "batch_norm": True, "dropout": 0.1},
+                "block2": {"hidden_units": [400], "batch_norm": True, "dropout": 0.1},
+            },
+            ".9857 / .1311",
         ),
     )
 }  # fmt: skip

@@ -121,8 +121,7 @@ class FinalMLP(CTRModel):
         inputs = [gate(rows_BFD) * x_BN for gate in self.gates] or [x_BN, x_BN]
         first_BI, second_BJ = (mlp(x) for mlp, x in zip(self.streams, inputs, strict=True))
         heads, units, units2 = self.fusion_HIJ.shape
-        first_BHI = first_BI.reshape(len(x_BN), heads, units)
-        second_BHJ = second_BJ.reshape(len(x_BN), heads, units2)
+        first_BHI, second_BHJ = first_BI.unflatten(1, (heads, units)), second_BJ.unflatten(1, (heads, units2))
         products_BHJ = torch.einsum("bhi,hij->bhj", first_BHI, self.fusion_HIJ) * second_BHJ
         linear_B1: Tensor = self.head(first_BI) + self.head2(second_BJ)
         logits_B: Tensor = linear_B1.squeeze(1) + products_BHJ.sum(dim=(1, 2))

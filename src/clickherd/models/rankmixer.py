@@ -22,6 +22,7 @@ from typing import ClassVar, Literal
 import torch
 from pydantic import Field, ValidationInfo, field_validator
 from torch import Tensor, nn
+from torch.nn.functional import pad
 
 from clickherd.layers.mlp import glorot_linear, glorot_stack
 from clickherd.models.base import CTRModel, ModelConfig
@@ -95,9 +96,8 @@ class RankMixer(CTRModel):
 
     def forward(self, rows_BFD: Tensor, wide_B: Tensor, numeric_BK: Tensor) -> Tensor:
         """Logits, shape (B,)."""
-        zeros = numeric_BK.new_zeros(len(numeric_BK), self.padding)
-        x0_BN = torch.cat([rows_BFD.flatten(1), numeric_BK, zeros], dim=1)
-        pieces_TBP = x0_BN.view(len(x0_BN), *self.pieces).transpose(0, 1)
+        x0_BN = pad(torch.cat([rows_BFD.flatten(1), numeric_BK], dim=1), (0, self.padding))
+        pieces_TBP = x0_BN.unflatten(1, self.pieces).transpose(0, 1)
         x_TBE = self.blocks(self.tokens(pieces_TBP))
         logits_B1: Tensor = self.head(x_TBE.mean(dim=0))
         return logits_B1.squeeze(1)

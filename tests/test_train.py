@@ -103,17 +103,38 @@ def test_same_seed_same_weights_other_seed_others(make_store: MakeStore, tmp_pat
     assert not torch.equal(weights[0]["table"], weights[2]["table"])
 
 
-@pytest.mark.parametrize("stop_after", [1, 2, 4, 7])
-def test_a_resumed_run_ends_with_the_identical_weights(make_store: MakeStore, tmp_path: Path, stop_after: int) -> None:
+def test_averaged_weights_are_what_is_scored_and_kept(make_store: MakeStore, tmp_path: Path) -> None:
     train, valid = make_store(900, seed=1), make_store(300, seed=2)
+    trainers, scores = [], []
+    for averaging in (None, 0.0):
+        config = config_of(epochs=3).model_copy(update={"optim": OptimConfig(averaging=averaging)})
+        with seeded(0):
+            trainer = new_trainer(config, train, valid, tmp_path / str(averaging))
+            history = trainer.run().history
+        trainers.append(trainer)
+        scores.append([record["valid"]["logloss"] for record in history])
+        best = history[trainer.progress.best_epoch - 1]["valid"]
+        assert evaluate(trainer.model, valid).scores == best
+    plain, averaged = ([r["train_loss"] for r in trainer.progress.history] for trainer in trainers)
+    assert plain == averaged  # training goes on from the last weights
+    assert scores[0] != scores[1]
+
+
+@pytest.mark.parametrize("averaging", [None, 4.0])
+@pytest.mark.parametrize("stop_after", [1, 2, 4, 7])
+def test_a_resumed_run_ends_with_the_identical_weights(
+    make_store: MakeStore, tmp_path: Path, stop_after: int, averaging: float | None
+) -> None:
+    train, valid = make_store(900, seed=1), make_store(300, seed=2)
+    config = config_of().model_copy(update={"optim": OptimConfig(averaging=averaging)})
     with seeded(0):
-        whole = new_trainer(config_of(), train, valid, tmp_path / "whole")
+        whole = new_trainer(config, train, valid, tmp_path / "whole")
         expected = whole.run()
     calls = iter(range(10**6))
     with seeded(0), pytest.raises(Interrupted):
-        new_trainer(config_of(), train, valid, tmp_path / "cut", should_stop=lambda: next(calls) >= stop_after).run()
+        new_trainer(config, train, valid, tmp_path / "cut", should_stop=lambda: next(calls) >= stop_after).run()
     with seeded(5):  # whatever the random state is on resuming, the checkpoint's counts
-        resumed = new_trainer(config_of(), train, valid, tmp_path / "cut")
+        resumed = new_trainer(config, train, valid, tmp_path / "cut")
         assert resumed.restore()
         got = resumed.run()
     assert_same(final_weights(whole), final_weights(resumed))

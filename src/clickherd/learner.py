@@ -155,8 +155,8 @@ class Learner:
         torch.set_rng_state(tensors.pop("rng"))
         if "cuda_rng" in tensors:
             torch.cuda.set_rng_state(tensors.pop("cuda_rng"), self.model.device)
-        self.embedding.load_tensors(_take_part(tensors, "embedding."), num_steps)
-        self.dense.load_tensors(_take_part(tensors, "dense."), num_steps)
+        self.embedding.load_tensors(take_part(tensors, "embedding."), num_steps)
+        self.dense.load_tensors(take_part(tensors, "dense."), num_steps)
         self.model.load_tensors(tensors, source)
 
 
@@ -214,6 +214,6 @@ def kept_per_row(model: ClickModel) -> int:
     return per_row
 
 
-def _take_part(tensors: dict[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:
+def take_part(tensors: dict[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:
     """Take the tensors under `prefix` out of `tensors`."""
     return {name.removeprefix(prefix): tensors.pop(name) for name in list(tensors) if name.startswith(prefix)}

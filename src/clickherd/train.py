@@ -6,6 +6,7 @@ import json
 import math
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
 
@@ -15,15 +16,17 @@ from clickherd.data.store import Store
 from clickherd.device_store import TrainingRows
 from clickherd.errors import Interrupted, UserError
 from clickherd.evaluate import evaluate, monitored
-from clickherd.learner import Learner
+from clickherd.learner import Learner, take_part
 from clickherd.network import ClickModel
 from clickherd.observer import Observer, Silent
+from clickherd.optim.averaging import WeightAverage
 from clickherd.optim.scaling import warmed_up
 from clickherd.training_state import Progress, Sums
 
 MIN_STEPS_PER_EPOCH, MAX_AUTO_BATCH, MIN_AUTO_BATCH = 50, 65_536, 256
 LOSS_POINTS = 200  # of the running training loss, in a run of all its epochs
 CHECKPOINT_SHARE = 0.03  # of the time, at most, goes into writing checkpoints
+AVERAGED_PER_EPOCH = 16  # times at most that the weights are taken into their average: each passes over the table
 
 
 class DivergedError(UserError):
@@ -49,6 +52,9 @@ class Trainer:
         self.batch_size = batch_size_for(config, len(train))
         self.steps_per_epoch = -(-len(train) // self.batch_size)
         self.learner = Learner(model, config, self.batch_size)
+        eta = config.optim.averaging
+        self.average = WeightAverage(model.tensors(), eta) if eta is not None else None
+        self._average_every = -(-self.steps_per_epoch // AVERAGED_PER_EPOCH)
         self.rows = TrainingRows(train, model.device)  # after the learner: the rows get what memory it leaves
         self.progress = Progress()
         self._clips = math.isfinite(self.learner.hyper.clip)
@@ -69,7 +75,7 @@ class Trainer:
         finally:
             self.observer.finish()
         self.save_checkpoint()
-        if self.progress.best_epoch < self.progress.epoch:
+        if self.progress.best_epoch < self.progress.epoch or self.average is not None:
             tensors, _ = checkpoint.load(self.folder / "model.safetensors")
             self.model.load_tensors(tensors, str(self.folder / "model.safetensors"))
         return self.progress
@@ -97,6 +103,7 @@ class Trainer:
             progress.step += 1
             progress.total_steps += 1
             progress.rows += stop - start
+            self._take_into_average()
             self.observer.batch(progress.epoch, stop, sums.loss)
             ends = progress.step == self.steps_per_epoch
             if progress.total_steps % note_every == 0 or ends:
@@ -111,10 +118,21 @@ class Trainer:
                     if self.should_stop():
                         raise Interrupted(self.folder)
 
+    def _take_into_average(self) -> None:
+        times, rest = divmod(self.progress.total_steps, self._average_every)
+        if self.average is not None and not rest:
+            self.learner.settle()
+            self.average.update(times)
+
     def _close_epoch(self) -> None:
-        """Validate, keep the best weights, decide on early stopping, write the epoch's record."""
+        """With the averaged weights in place, if they are averaged: validate, and keep them if they are the best."""
+        with self.average.in_place() if self.average is not None else nullcontext():
+            valid = evaluate(self.model, self.valid).scores if self.valid is not None else {}
+            self._judge(valid)
+
+    def _judge(self, valid: dict[str, float | None]) -> None:
+        """Keep the best weights, decide on early stopping, write the epoch's record."""
         progress, train = self.progress, self.config.train
-        valid = evaluate(self.model, self.valid).scores if self.valid is not None else {}
         progress.epoch += 1
         progress.seconds += progress.epoch_seconds
         record = {
@@ -157,7 +175,10 @@ class Trainer:
     def save_checkpoint(self) -> None:
         """Write all that is needed to go on as if nothing had happened."""
         began = time.perf_counter()
-        checkpoint.save(self.folder / "checkpoint" / "state.safetensors", self.learner.tensors(), asdict(self.progress))
+        tensors = self.learner.tensors()
+        if self.average is not None:
+            tensors |= {f"average.{name}": tensor for name, tensor in self.average.tensors().items()}
+        checkpoint.save(self.folder / "checkpoint" / "state.safetensors", tensors, asdict(self.progress))
         self._last_checkpoint = time.perf_counter()
         self._checkpoint_cost = self._last_checkpoint - began
 
@@ -168,6 +189,9 @@ class Trainer:
             return False
         tensors, facts = checkpoint.load(path)
         self.progress = Progress(**facts)
+        averages = take_part(tensors, "average.")
+        if self.average is not None:
+            self.average.load_tensors(averages)
         self.learner.load_tensors(tensors, self.progress.total_steps, str(path))
         return True
 

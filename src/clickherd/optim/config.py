@@ -29,6 +29,12 @@ class OptimConfig(Settings):
     plateau_factor: float = Field(
         1.0, gt=0, le=1, description="both rates are multiplied by it after an epoch that scored no better"
     )
+    averaging: float | None = Field(
+        None,
+        ge=0,
+        description="η of the polynomial-decay average of the weights, which is what is scored and kept, and leans on "
+        "about the last 1/(η+1) of the training; null: the weights as they are at an epoch's end",
+    )
     betas: tuple[float, float] = (0.9, 0.999)
     epsilon: float = Field(1e-7, gt=0, description="Adam's ε, added to √v before bias correction as in Keras")
     regularize: Literal["table", "batch"] = Field(

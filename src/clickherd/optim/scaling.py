@@ -24,6 +24,7 @@ class Exponents(NamedTuple):
     dense: float
     l2: float
     visits: float = 0.0
+    centred: bool = False
 
 
 EXPONENTS = {
@@ -32,7 +33,7 @@ EXPONENTS = {
     "linear": Exponents(1.0, 1.0, 0.0),
     "n2-lambda": Exponents(0.0, 0.5, 2.0),
     "cowclip": Exponents(0.0, 0.5, 1.0),
-    "occurrence": Exponents(0.5, 0.5, 0.0, visits=0.25),
+    "occurrence": Exponents(0.5, 0.5, 0.0, visits=0.25, centred=True),
 }
 
 
@@ -46,6 +47,7 @@ class Hyperparameters:
     clip: float  # r; infinite: no clip
     spread: float = 1.0  # s, where the rule looks at every row's occurrences
     power: float = 0.0  # of a row's visits
+    centred: bool = False  # the mean over the batch is taken off the gradients of each field
 
     def decayed(self, factor: float) -> Hyperparameters:
         """With both rates multiplied by `factor`."""
@@ -75,6 +77,7 @@ def scaled(optim: OptimConfig, batch_size: int) -> Hyperparameters:
         clip=optim.clip if optim.rule == "cowclip" else math.inf,
         spread=scale,
         power=exponents.visits if scale > 1 else 0.0,
+        centred=exponents.centred and scale > 1,
     )
 
 

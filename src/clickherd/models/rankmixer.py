@@ -97,7 +97,7 @@ class RankMixer(CTRModel):
     def forward(self, rows_BFD: Tensor, wide_B: Tensor, numeric_BK: Tensor) -> Tensor:
         """Logits, shape (B,)."""
         x0_BN = pad(torch.cat([rows_BFD.flatten(1), numeric_BK], dim=1), (0, self.padding))
-        pieces_TBP = x0_BN.unflatten(1, self.pieces).transpose(0, 1)
+        pieces_TBP = x0_BN.reshape(-1, *self.pieces).transpose(0, 1)
         x_TBE = self.blocks(self.tokens(pieces_TBP))
         logits_B1: Tensor = self.head(x_TBE.mean(dim=0))
         return logits_B1.squeeze(1)

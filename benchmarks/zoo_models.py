@@ -47,6 +47,7 @@ class Entry:
             "init_std": 1e-4,
             "warmup_epochs": 0,
             "plateau_factor": 0.1,
+            "averaging": 4.0,
         }
         train = {
             "batch_size": 4096,

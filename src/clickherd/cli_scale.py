@@ -23,7 +23,8 @@ def scale(
         list[int] | None, typer.Option(min=1, help="Rows per update; repeatable. Up to four by themselves.")
     ] = None,
     rule: Annotated[
-        list[str] | None, typer.Option(help="none, sqrt, linear, n2-lambda or cowclip; repeatable. All by themselves.")
+        list[str] | None,
+        typer.Option(help="occurrence, none, sqrt, linear, n2-lambda or cowclip; repeatable. All by themselves."),
     ] = None,
     seeds: Annotated[int, typer.Option(min=1, help="Runs of each batch size and rule, with seeds from --seed on.")] = 3,
     margin: Annotated[

@@ -14,13 +14,13 @@ Rule = Literal["none", "sqrt", "linear", "n2-lambda", "cowclip", "occurrence"]
 class OptimConfig(Settings):
     """Hyper-parameters at `base_batch_size`, and the rule that carries them to another batch size.
 
-    The defaults were chosen on MovieLens-1M's validation rows (docs/decisions/0008); CowClip's own are in recipes/.
+    The defaults were chosen on MovieLens-1M's validation rows (docs/decisions/0013); CowClip's own are in recipes/.
     """
 
-    rule: Rule = "sqrt"
-    base_batch_size: int = Field(65_536, ge=1)
-    learning_rate: float = Field(4e-3, gt=0, description="dense weights, at the base batch size")
-    embedding_learning_rate: float = Field(2e-2, gt=0, description="embedding rows, at the base batch size")
+    rule: Rule = "occurrence"
+    base_batch_size: int = Field(1024, ge=1)
+    learning_rate: float = Field(1e-3, gt=0, description="dense weights, at the base batch size")
+    embedding_learning_rate: float = Field(2e-3, gt=0, description="embedding rows, at the base batch size")
     l2: float = Field(1e-5, ge=0, description="λ of λΣw² over the embedding rows, at the base batch size")
     clip: float = Field(1.0, gt=0, description="CowClip's r; .inf never clips")
     zeta: float = Field(1e-5, ge=0, description="CowClip's ζ, the floor of the clip threshold")
@@ -30,7 +30,7 @@ class OptimConfig(Settings):
         1.0, gt=0, le=1, description="both rates are multiplied by it after an epoch that scored no better"
     )
     averaging: float | None = Field(
-        None,
+        4.0,
         ge=0,
         description="η of the polynomial-decay average of the weights, which is what is scored and kept, and leans on "
         "about the last 1/(η+1) of the training; null: the weights as they are at an epoch's end",

@@ -6,6 +6,17 @@ sqrt             √s               √s           √s     off
 linear           s                s            1      off
 n2-lambda        1                √s           s²     off
 cowclip          1                √s           s      on
+occurrence       √s · u_i^¼       √s           1      off
+
+The last is our own (docs/large-batch.md). A row i that occurs n_i times in the batch would have been touched in about
+
+    u_i = s (1 − e^(−n_i/s))
+
+of its s base batches: less than one of a rare row, all s of a frequent one. For the rare row Adam takes the one step
+that it would have taken in small batches, larger by √s as its second moment is. For the frequent row it takes one step
+in place of u_i: were all of these alike, √u_i would be missing, were they noise, nothing. The power ¼ lies between; for
+s ≤ 1 the factor is left out. Gradients are centred field by field, g_b,f ← g_b,f − mean_b g_b,f: what all rows of a
+field have in common is the network's to learn, and the steep directions that rows share no longer bound their rates.
 """
 
 from __future__ import annotations

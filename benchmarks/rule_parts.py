@@ -1,25 +1,22 @@
-"""What each part of the rule `occurrence` is worth, and which half of a model suffers from a large batch.
+"""What each part of the rule `root` is worth, does the clip clip, and which half of a model suffers from a large batch.
 
     CLICKHERD_DATA=FOLDER python benchmarks/rule_parts.py [--batch-size 65536] [--seeds 0 1 2] [--variants …]
 
-DeepFM on MovieLens-1M (random split), the default settings but for what a variant changes, eight epochs without early
-stopping. Each run's validation AUC by epoch, its best one, and the test AUC at that epoch are kept as they come in
-benchmarks/results/rule-parts.json; none that is there is repeated. The table beside it is of mean ± standard deviation.
+One thing at a time is changed (`large_batch.py` has what is common); runs are kept in benchmarks/results, in
+rule-parts.json.
 
 In `dense once a batch` and `embedding once a batch` only one half of the model sees a large batch: the other half takes
-a step of its own at each of the s base batches in it.
+a step of its own at each of the s base batches in it. Where a rule clips, the share of rows that were clipped is kept
+by how often the batch held them.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
-import statistics
+import math
 import sys
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -27,59 +24,58 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 import host
 import torch
-from datasets import root
+from large_batch import BASE, Results, prepared, train
 from torch import Tensor
 
-from clickherd.config import Config, merge, resolve
-from clickherd.data.prepare import Prepared
+from clickherd.config import Config
 from clickherd.device_store import Epoch
-from clickherd.evaluate import evaluate
 from clickherd.learner import Learner
 from clickherd.network import ClickModel, micro_batches
+from clickherd.optim.cowclip import CowClip
 from clickherd.optim.scaling import EXPONENTS, Hyperparameters, scaled
-from clickherd.runs import prepare_sources
-from clickherd.runtime import seeded, use_threads
-from clickherd.train import Trainer
+from clickherd.runtime import use_threads
 
-BASE = 1024
-OURS = EXPONENTS["occurrence"]
-CHANGED = {
-    "no visits": OURS._replace(visits=0.0),
-    "visits to the half": OURS._replace(visits=0.5),
-    "not centred": OURS._replace(centred=False),
-    "λ ∝ √s": OURS._replace(l2=0.5),
-    "λ ∝ s": OURS._replace(l2=1.0),
+OURS = EXPONENTS["root"]
+CHANGED = {  # the exponents of s for the embedding rate, the dense rate and λ
+    "embedding rate as it is": (0.0, 0.5, 0.0),
+    "embedding rate ∝ s": (1.0, 0.5, 0.0),
+    "dense rate as it is": (0.5, 0.0, 0.0),
+    "dense rate ∝ s": (0.5, 1.0, 0.0),
+    "λ ∝ √s": (0.5, 0.5, 0.5),
+    "λ ∝ s": (0.5, 0.5, 1.0),
 }
 OPTIM: dict[str, dict[str, Any]] = {
     "no average": {"averaging": None},
     "average of the last ninth (η = 8)": {"averaging": 8.0},
     "average of the last third (η = 2)": {"averaging": 2.0},
     "warm-up of 0.2 epochs": {"warmup_epochs": 0.2},
-    "no average, no visits, not centred": {"averaging": None},
+    "no warm-up": {"warmup_epochs": 0.0},
+    "start at N(0, 1e-4²)": {"init_std": 1e-4},
+    "start at N(0, 1e-1²)": {"init_std": 1e-1},
+    "1 − β ∝ s, up to 1 − β₁ = ½": {"betas": (0.5, 0.936)},
+    "base batch, no average": {"averaging": None},
 }
-CHANGED["no average, no visits, not centred"] = OURS._replace(visits=0.0, centred=False)
+CLIPPED: dict[str, dict[str, Any]] = {
+    "clipped, r = 1": {},
+    "clipped, r = 1, no more than the mean's share (count / B)": {"clip": 1 / 65_536},
+    "clipped, r = 64, no more than the mean's share (count / B)": {"clip": 64 / 65_536},
+}
 SMALL = ("base batch", "base batch, no average")
 HALVES = ("dense once a batch", "embedding once a batch")
-VARIANTS = ("as it is", *OPTIM, *(name for name in CHANGED if name not in OPTIM), *SMALL, *HALVES)
+VARIANTS = ("as it is", *CHANGED, *(name for name in OPTIM if name not in SMALL), *CLIPPED, *SMALL, *HALVES)
 
 
 def main() -> None:
     args = arguments()
     use_threads(args.threads)
-    path = args.out / "rule-parts.json"
-    results = json.loads(path.read_text()) if path.exists() else {"runs": []}
-    results["machine"] = host.describe(("torch", "numba", "numpy"))
-    done = {(run["variant"], run["batch_size"], run["seed"]) for run in results["runs"]}
-    prepared = prepare_sources(resolve(source()), lambda *_: None)
+    results = Results(args.out / "rule-parts.json", ("variant", "batch_size", "seed"))
+    rows = prepared()
     for seed in args.seeds:
         for variant in args.variants:
             size = BASE if variant in SMALL else args.batch_size
-            if (variant, size, seed) not in done:
-                run = {"variant": variant, "batch_size": size, "seed": seed, **train(variant, size, seed, prepared)}
-                results["runs"].append(run)
-                path.write_text(json.dumps(results, indent=1) + "\n")
-                print(json.dumps(run), flush=True)
-    path.with_suffix(".md").write_text(table(results))
+            if not results.has(variant, size, seed):
+                results.add({"variant": variant, "batch_size": size, "seed": seed, **run(variant, size, seed, rows)})
+    results.write_table("python benchmarks/rule_parts.py", ("variant", "batch_size"))
 
 
 def arguments() -> argparse.Namespace:
@@ -92,22 +88,42 @@ def arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def source() -> dict[str, Any]:
-    folder = root() / "movielens_1m"
-    files = {part: [str(folder / f"flat_{part}.parquet")] for part in ("train", "valid", "test")}
-    return {"source": {"data": files.pop("train"), **files}, "data": {"label": "label"}}
+def run(variant: str, size: int, seed: int, rows: Any) -> dict[str, Any]:
+    """One variant's training."""
+    if variant in HALVES:
+        slow = variant.split(maxsplit=1)[0]
+        return train(rows, {"averaging": None}, size, seed, lambda *of: HalfLarge(*of, slow=slow))
+    if variant in CLIPPED:
+        made: list[Counting] = []
+        with exponents("cowclip", OURS):
+            found = train(rows, {"rule": "cowclip", **CLIPPED[variant]}, size, seed, lambda *of: counting(*of, made))
+        return found | {"clipped": made[-1].shares()}
+    with exponents("root", CHANGED.get(variant, OURS)):
+        return train(rows, OPTIM.get(variant, {}), size, seed)
+
+
+@contextmanager
+def exponents(rule: str, changed: tuple[float, float, float]) -> Iterator[None]:
+    """A rule with other exponents."""
+    before = EXPONENTS[rule]
+    EXPONENTS[rule] = changed
+    try:
+        yield
+    finally:
+        EXPONENTS[rule] = before
 
 
 class HalfLarge(Learner):
     """One half of the model steps at every base batch, `slow` once for all of a large one."""
 
-    config: Config
-    slow: str
+    def __init__(self, model: ClickModel, config: Config, batch_size: int, *, slow: str) -> None:
+        super().__init__(model, config, batch_size)
+        self.base, self.slow = scaled(config.optim, BASE), slow
 
     def step(self, rows: Epoch, start: int, stop: int, hyper: Hyperparameters) -> tuple[Tensor, Tensor]:
         """See `Learner.step`."""
-        size, base = stop - start, scaled(self.config.optim, BASE)
-        fast_rate = base.learning_rate * hyper.learning_rate / self.hyper.learning_rate  # warmed up as the other
+        size = stop - start
+        fast_rate = self.base.learning_rate * hyper.learning_rate / self.hyper.learning_rate  # warmed up as the other
         loss, tally = torch.zeros(()), torch.zeros(2, dtype=torch.int64)
         self.dense.zero_grad()
         for first, last in micro_batches(size, BASE):
@@ -115,11 +131,11 @@ class HalfLarge(Learner):
             gradients = self.gradients(batch, size)
             of_batch = size / (last - first)
             loss += gradients.loss
+            assert gradients.wide is not None
             if self.slow == "dense":
                 self.dense.accumulate(gradients.dense)
-                assert gradients.wide is not None
                 self.embedding.accumulate(batch.ids, batch.bags, gradients.rows * of_batch, gradients.wide * of_batch)
-                tally = self.embedding.step(base)
+                tally = self.embedding.step(self.base)
             else:
                 self.embedding.accumulate(batch.ids, batch.bags, gradients.rows, gradients.wide)
                 self.dense.zero_grad()
@@ -131,71 +147,38 @@ class HalfLarge(Learner):
         return loss, self.embedding.step(hyper)
 
 
-def half_large(model: ClickModel, config: Config, batch_size: int, slow: str) -> HalfLarge:
-    learner = HalfLarge(model, config, batch_size)
-    learner.config, learner.slow = config, slow
-    learner.hyper = replace(learner.hyper, centred=slow == "embedding")
+class Counting(CowClip):
+    """CowClip that counts, by ⌊log₂⌋ of their occurrences in the batch, the rows that it clips."""
+
+    touched, clipped = torch.zeros(0), torch.zeros(0)
+
+    def step(self, hyper: Hyperparameters) -> Tensor:
+        """See `CowClip.step`."""
+        if not len(self.touched):
+            self.touched, self.clipped = torch.zeros(32), torch.zeros(32)
+        rows = self.counts_V.nonzero().squeeze(1)
+        wide, counts = int(self.table.wide), self.counts_V[rows]
+        weight, grad = self.table.weight[rows, wide:], self.grad_VW[rows, wide:]
+        floor = math.sqrt(weight.shape[1]) * self.config.zeta
+        threshold = counts * hyper.clip * weight.norm(dim=1).clamp(min=floor)
+        exceeds = (grad + 2 * hyper.l2 * weight).norm(dim=1) > threshold
+        bucket = counts.log2().long()
+        self.touched += torch.bincount(bucket, minlength=32)
+        self.clipped += torch.bincount(bucket, weights=exceeds.double(), minlength=32).float()
+        return super().step(hyper)
+
+    def shares(self) -> dict[str, float]:
+        """The share of clipped rows among those that a batch held 1, 2–3, 4–7, … times, over all steps."""
+        return {f"{2**k}": float(self.clipped[k] / self.touched[k]) for k in range(32) if self.touched[k] > 0} | {
+            "all": float(self.clipped.sum() / self.touched.sum())
+        }
+
+
+def counting(model: ClickModel, config: Config, batch_size: int, made: list[Counting]) -> Learner:
+    learner = Learner(model, config, batch_size)
+    learner.embedding = Counting(model.table, learner.embedding.config)
+    made.append(learner.embedding)
     return learner
-
-
-def train(variant: str, size: int, seed: int, prepared: Prepared) -> dict[str, Any]:
-    """One run of eight epochs."""
-    optim = OPTIM.get(variant, {"averaging": None} if variant in HALVES or variant.endswith("no average") else {})
-    of_run = {"batch_size": size, "epochs": 8, "patience": None, "precision": "bf16", "seed": seed}
-    config = resolve(merge(source(), {"optim": optim, "train": of_run}))
-    with rule(variant), seeded(seed), tempfile.TemporaryDirectory() as folder:
-        model = ClickModel(config.model, prepared.encoder.layout, init_std=config.optim.init_std)
-        assert prepared.valid is not None
-        assert prepared.test is not None
-        trainer = Trainer(config, model, prepared.train, prepared.valid, Path(folder))
-        if variant in HALVES:
-            trainer.learner = half_large(model, config, size, variant.split(maxsplit=1)[0])
-        progress = trainer.run()
-        test = evaluate(model, prepared.test).scores
-    by_epoch = [record["valid"]["auc"] for record in progress.history]
-    return {
-        "valid": max(by_epoch),
-        "epoch": progress.best_epoch,
-        "test": {"auc": test["auc"], "logloss": test["logloss"]},
-        "valid_by_epoch": by_epoch,
-        "seconds": progress.seconds,
-    }
-
-
-@contextmanager
-def rule(variant: str) -> Iterator[None]:
-    """`occurrence` as the variant has it."""
-    EXPONENTS["occurrence"] = CHANGED.get(variant, OURS)
-    try:
-        yield
-    finally:
-        EXPONENTS["occurrence"] = OURS
-
-
-def table(results: dict[str, Any]) -> str:
-    """A line for every variant and batch size."""
-    machine = results["machine"]
-    lines = [
-        f"DeepFM, MovieLens-1M, random split. {machine['cpu']}, {machine['cores']} cores; {machine['date']}.",
-        "Command: `python benchmarks/rule_parts.py`",
-        "",
-        "| variant | batch | seeds | validation AUC | best epoch | test AUC | test log loss |",
-        "|---|---|---|---|---|---|---|",
-    ]
-    runs = results["runs"]
-    for variant, size in dict.fromkeys((run["variant"], run["batch_size"]) for run in runs):
-        group = [run for run in runs if (run["variant"], run["batch_size"]) == (variant, size)]
-        scores = [[run["valid"] for run in group], *([run["test"][key] for run in group] for key in ("auc", "logloss"))]
-        valid, auc, logloss = map(spread, scores)
-        epochs = "/".join(str(run["epoch"]) for run in group)
-        lines.append(f"| {variant} | {size:,} | {len(group)} | {valid} | {epochs} | {auc} | {logloss} |")
-    return "\n".join(lines) + "\n"
-
-
-def spread(values: list[float]) -> str:
-    """Mean ± standard deviation."""
-    deviation = f" ± {statistics.stdev(values):.4f}" if len(values) > 1 else ""
-    return f"{statistics.mean(values):.4f}{deviation}"
 
 
 if __name__ == "__main__":

@@ -61,7 +61,7 @@ def _version(version: Annotated[bool, typer.Option("--version", help="Print the 
 def train(
     given: Given,
     batch_size: Annotated[int | None, typer.Option(help="Rows per update; found by itself when not given.")] = None,
-    rule: Annotated[str | None, typer.Option(help="occurrence, none, sqrt, linear, n2-lambda or cowclip.")] = None,
+    rule: Annotated[str | None, typer.Option(help="root, none, sqrt, linear, n2-lambda or cowclip.")] = None,
     out: Annotated[Path | None, typer.Option(help="The run folder; it must not exist yet.")] = None,
     resume: Annotated[Path | None, typer.Option(metavar="RUN", help="Continue a cut-off run.")] = None,
     report: Annotated[bool, typer.Option(help="Write report.html.")] = True,

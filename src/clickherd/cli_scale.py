@@ -24,7 +24,7 @@ def scale(
     ] = None,
     rule: Annotated[
         list[str] | None,
-        typer.Option(help="occurrence, none, sqrt, linear, n2-lambda or cowclip; repeatable. All by themselves."),
+        typer.Option(help="root, none, sqrt, linear, n2-lambda or cowclip; repeatable. All by themselves."),
     ] = None,
     seeds: Annotated[int, typer.Option(min=1, help="Runs of each batch size and rule, with seeds from --seed on.")] = 3,
     margin: Annotated[

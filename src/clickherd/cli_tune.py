@@ -35,7 +35,7 @@ def tune(
     ] = None,
     space: Annotated[Path | None, typer.Option(help="YAML of ranges, in place of the model's own.")] = None,
     batch_size: Annotated[int | None, typer.Option(help="Rows per update; found by itself when not given.")] = None,
-    rule: Annotated[str | None, typer.Option(help="occurrence, none, sqrt, linear, n2-lambda or cowclip.")] = None,
+    rule: Annotated[str | None, typer.Option(help="root, none, sqrt, linear, n2-lambda or cowclip.")] = None,
     pruner: Annotated[str, typer.Option(help="How bad trials are cut short: median, halving or none.")] = "median",
     storage: Annotated[
         str | None, typer.Option(metavar="URL", help="A database for the trials, such as postgresql://….")

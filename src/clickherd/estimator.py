@@ -70,7 +70,7 @@ class CTRClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # sc
         *,
         batch_size: int | None = None,
         epochs: int = 20,
-        rule: str = "occurrence",
+        rule: str = "root",
         valid_fraction: float = 0.1,
         roles: Mapping[str, str] | None = None,
         settings: Mapping[str, Any] | None = None,

@@ -19,7 +19,7 @@ from clickherd.kernels import gpu
 
 INTEGERS = {"owners": "*i64", "offsets": "*i64"} | dict.fromkeys(
     ("counts", "current", "ids", "tallies", "values", "reached", "count", "num_taken"), "*i32")
-FLOATS = {"spread", "power", "rate", "l2", "clip", "floor", "beta1", "rest1", "beta2", "rest2", "epsilon"}
+FLOATS = {"rate", "l2", "clip", "floor", "beta1", "rest1", "beta2", "rest2", "epsilon"}
 TABLES = {"weight", "exp_avg", "exp_avg_sq", "grad", "rows", "linear", "grad_rows", "grad_wide", "steps", "out",
           "sums"}
 BLOCKS = {"BLOCK_B": gpu.ROWS, "BLOCK_N": gpu.LOOKUPS, "BLOCK_V": gpu.TABLE_ROWS, "BLOCK_W": 16,

@@ -69,8 +69,6 @@ def problems(draw: st.DrawFn) -> dict[str, Any]:
             beta2=0.999,
             epsilon=1e-7,
             touched_only=draw(st.booleans()),
-            spread=draw(st.sampled_from([1.0, 4.0, 64.0])),
-            power=draw(st.sampled_from([0.0, 0.25, 0.5])),
         ),
         **table,
     }

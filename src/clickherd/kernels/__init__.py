@@ -37,9 +37,6 @@ class AdamStep:
 
     `clip` is r, infinite to clip nothing; `zeta` is ζ; `l2` is λ of λΣw². `touched_only` leaves the rows that the
     batch did not touch as they are (their moments too): another algorithm, not the published one.
-
-    A row that occurs n times in a batch as large as s = `spread` base batches would have been touched by about
-    u = s·(1 − e^(−n/s)) of them; its rate is multiplied by max(u, 1)^`power` (see `optim.scaling`).
     """
 
     step: int  # counts from 1
@@ -51,8 +48,6 @@ class AdamStep:
     beta2: float
     epsilon: float
     touched_only: bool = False
-    spread: float = 1.0  # base batches in this batch
-    power: float = 0.0
 
     @property
     def corrected_rate(self) -> float:

@@ -52,7 +52,6 @@ def cowclip_adam(
         weight_VW.shape[1],
         int(wide),
         *_rates(adam),
-        *_spread(adam),
         *_clip(adam, weight_VW.shape[1] - int(wide)),
         *_constants(adam),
         adam.touched_only,
@@ -84,7 +83,6 @@ def cowclip_adam_rows(
         int(wide),
         adam.step,
         *_rates(adam),
-        *_spread(adam),
         *_clip(adam, weight_VW.shape[1] - int(wide)),
         *_constants(adam),
     )
@@ -120,10 +118,6 @@ def _flat(*tables: Tensor) -> list[Array]:
 
 def _rates(adam: AdamStep) -> tuple[np.float32, np.float32]:
     return np.float32(adam.corrected_rate), np.float32(2 * adam.l2)
-
-
-def _spread(adam: AdamStep) -> tuple[np.float32, np.float32]:
-    return np.float32(adam.spread), np.float32(adam.power)
 
 
 def _clip(adam: AdamStep, dim: int) -> tuple[np.float32, np.float32]:
@@ -162,17 +156,6 @@ def _clip_row(
     for j in range(len(ws)):
         gs[j] = scale * (gs[j] + l2 * ws[j]) - l2 * ws[j]
     return True
-
-
-@_jit
-def _row_rate(rate: float, count: int, spread: float, power: float) -> float:
-    """The rate of a row that occurs so often in the batch."""
-    one = np.float32(1.0)
-    if power == 0 or count == 0:
-        return rate
-    visits = spread * (one - np.exp(-np.float32(count) / spread))
-    factor: float = max(visits, one) ** power
-    return rate * factor
 
 
 @_jit
@@ -223,8 +206,6 @@ def _cowclip_adam(
     first: int,
     rate: float,
     l2: float,
-    spread: float,
-    power: float,
     clip: float,
     floor: float,
     beta1: float,
@@ -250,17 +231,17 @@ def _cowclip_adam(
                     num_touched += 1
                     num_clipped += was_clipped
         has_grad = num_touched > 0 or clip_absent
-        if not touched_only and (power == 0 or num_touched == 0):
+        if not touched_only:
             adam_span(
                 weight, exp_avg, exp_avg_sq, grad, start * width, stop * width, has_grad,
                 rate, l2, beta1, rest1, beta2, rest2, epsilon,
             )  # fmt: skip
         elif num_touched:
             for i in range(start, stop):
-                if counts[i] > 0 or not touched_only:
+                if counts[i] > 0:
                     adam_span(
                         weight, exp_avg, exp_avg_sq, grad, i * width, (i + 1) * width, True,
-                        _row_rate(rate, counts[i], spread, power), l2, beta1, rest1, beta2, rest2, epsilon,
+                        rate, l2, beta1, rest1, beta2, rest2, epsilon,
                     )  # fmt: skip
         if has_grad:
             grad[start * width : stop * width] = 0.0
@@ -316,8 +297,6 @@ def _cowclip_adam_rows(
     step: int,
     rate: float,
     l2: float,
-    spread: float,
-    power: float,
     clip: float,
     floor: float,
     beta1: float,
@@ -344,9 +323,8 @@ def _cowclip_adam_rows(
                 if clip < np.inf:
                     num_clipped += _clip_row(weight, grad, begin + first, end, counts[rows[n]], l2, clip, floor)
                 adam_span(
-                    weight, exp_avg, exp_avg_sq, grad, begin, end, True,
-                    _row_rate(rate, counts[rows[n]], spread, power), l2, beta1, rest1, beta2, rest2, epsilon,
-                )  # fmt: skip
+                    weight, exp_avg, exp_avg_sq, grad, begin, end, True, rate, l2, beta1, rest1, beta2, rest2, epsilon
+                )
                 grad[begin:end] = 0.0
                 counts[rows[n]] = 0
         num_touched += kept

@@ -195,8 +195,7 @@ def _launch_update(tables: tuple[Tensor, ...], rows: Rows | None, wide: bool, ad
     tallies = torch.zeros(2, TALLIES, dtype=torch.int32, device=tables[0].device)
     _launch(
         _update, min(PROGRAMS, triton.cdiv(num_rows, TABLE_ROWS)), *tables, named, count, tallies, num_rows, width,
-        adam.corrected_rate, 2 * adam.l2, adam.spread, adam.power, adam.clip if clips else 0.0, floor,
-        *_constants(adam),
+        adam.corrected_rate, 2 * adam.l2, adam.clip if clips else 0.0, floor, *_constants(adam),
         FIRST=int(wide), CLIPS=clips, TOUCHED_ONLY=adam.touched_only, NAMED=rows is not None,
         NUM_TALLIES=TALLIES, BLOCK_V=TABLE_ROWS, BLOCK_W=_lanes(width),
     )  # fmt: skip
@@ -326,7 +325,7 @@ def _claim(current, ids, rows, reached, count, num_lookups, step, BLOCK_N: tl.co
 @triton.jit(do_not_specialize=["num_rows"])
 def _update(
     weight, exp_avg, exp_avg_sq, grad, counts, rows, num_taken, tallies, num_rows, width,
-    rate, l2, spread, power, clip, floor, beta1, rest1, beta2, rest2, epsilon,
+    rate, l2, clip, floor, beta1, rest1, beta2, rest2, epsilon,
     FIRST: tl.constexpr, CLIPS: tl.constexpr, TOUCHED_ONLY: tl.constexpr, NAMED: tl.constexpr,
     NUM_TALLIES: tl.constexpr, BLOCK_V: tl.constexpr, BLOCK_W: tl.constexpr,
 ):  # fmt: skip
@@ -362,9 +361,7 @@ def _update(
             scale = tl.where(over, threshold / tl.where(over, norm, 1.0), 1.0)
             g = tl.where(inner, g * scale[:, None], g)
             num_clipped += (touched & over).to(tl.int32)
-        visits = tl.maximum(spread * (1 - tl.exp(-count.to(tl.float32) / spread)), 1.0)
-        row_rate = rate * tl.exp2(power * tl.log2(visits))
-        w, m, v = _adam(w, m, v, g, row_rate[:, None], beta1, rest1, beta2, rest2, epsilon)
+        w, m, v = _adam(w, m, v, g, rate, beta1, rest1, beta2, rest2, epsilon)
         num_touched += touched.to(tl.int32)
         tl.store(weight + at, w, mask=mask)
         tl.store(exp_avg + at, m, mask=mask)

@@ -66,7 +66,6 @@ def cowclip_adam(
     g_i ← ∂(mean loss)/∂w_i + 2λ w_i
     t_i = max(count_i, 1) · r · max(‖w_i‖, r·√D·ζ)
     g_i ← g_i · t_i / max(‖g_i‖, t_i)                       the linear weight is left out of norms and clip
-    Adam at the rate · max(s·(1 − exp(−count_i / s)), 1)^p
     """
     touched_V = counts_V > 0
     gradient_VW = grad_VW + 2 * adam.l2 * weight_VW
@@ -85,9 +84,7 @@ def cowclip_adam(
     gradient, exp_avg, exp_avg_sq = gradient_VW[rows], exp_avg_VW[rows], exp_avg_sq_VW[rows]
     exp_avg = adam.beta1 * exp_avg + (1 - adam.beta1) * gradient
     exp_avg_sq = adam.beta2 * exp_avg_sq + (1 - adam.beta2) * gradient.square()
-    visits_V = adam.spread * (1 - torch.exp(-counts_V / adam.spread))
-    rate_V = adam.corrected_rate * visits_V.clamp(min=1) ** adam.power
-    weight_VW[rows] -= rate_V[rows][:, None] * exp_avg / (exp_avg_sq.sqrt() + adam.epsilon)
+    weight_VW[rows] -= adam.corrected_rate * exp_avg / (exp_avg_sq.sqrt() + adam.epsilon)
     exp_avg_VW[rows], exp_avg_sq_VW[rows] = exp_avg, exp_avg_sq
     grad_VW.zero_()
     counts_V.zero_()

@@ -8,7 +8,7 @@ from pydantic import Field
 
 from clickherd.settings import Settings
 
-Rule = Literal["none", "sqrt", "linear", "n2-lambda", "cowclip", "occurrence"]
+Rule = Literal["none", "sqrt", "linear", "n2-lambda", "cowclip", "root"]
 
 
 class OptimConfig(Settings):
@@ -17,7 +17,7 @@ class OptimConfig(Settings):
     The defaults were chosen on MovieLens-1M's validation rows (docs/decisions/0013); CowClip's own are in recipes/.
     """
 
-    rule: Rule = "occurrence"
+    rule: Rule = "root"
     base_batch_size: int = Field(1024, ge=1)
     learning_rate: float = Field(1e-3, gt=0, description="dense weights, at the base batch size")
     embedding_learning_rate: float = Field(2e-3, gt=0, description="embedding rows, at the base batch size")

@@ -90,8 +90,6 @@ class CowClip:
             beta2,
             self.config.epsilon,
             self.config.touched_only,
-            hyper.spread,
-            hyper.power,
         )
         gradients = (self.grad_VW, self.counts_V)
         if self._current_V is None:

@@ -6,45 +6,31 @@ sqrt             √s               √s           √s     off
 linear           s                s            1      off
 n2-lambda        1                √s           s²     off
 cowclip          1                √s           s      on
-occurrence       √s · u_i^¼       √s           1      off
+root             √s               √s           1      off
 
-The last is our own (docs/large-batch.md). A row i that occurs n_i times in the batch would have been touched in about
-
-    u_i = s (1 − e^(−n_i/s))
-
-of its s base batches: less than one of a rare row, all s of a frequent one. For the rare row Adam takes the one step
-that it would have taken in small batches, larger by √s as its second moment is. For the frequent row it takes one step
-in place of u_i: were all of these alike, √u_i would be missing, were they noise, nothing. The power ¼ lies between; for
-s ≤ 1 the factor is left out. Gradients are centred field by field, g_b,f ← g_b,f − mean_b g_b,f: what all rows of a
-field have in common is the network's to learn, and the steep directions that rows share no longer bound their rates.
+The last is our own, and the default (docs/large-batch.md has its derivation and what each part is worth). Adam divides a
+row's gradient by the root of its second moment. The mean over s times the rows has a variance s times smaller, so a rate
+√s times larger keeps the noise of a step what it was (Malladi et al., 2022, "On the SDEs and scaling rules for adaptive
+gradient algorithms"); for a row that at most one of the s base batches would have held, it makes up for the s times
+smaller gradient of its only step. λΣw² belongs to the loss, and a loss does not change with the batch size; nor is there
+anything to clip.
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from typing import NamedTuple
 
 from clickherd.optim.config import OptimConfig
 
-
-class Exponents(NamedTuple):
-    """The powers of s that the embedding rate, the dense rate and λ are multiplied by, and that of a row's visits."""
-
-    embedding: float
-    dense: float
-    l2: float
-    visits: float = 0.0
-    centred: bool = False
-
-
+# Exponents of s for (embedding rate, dense rate, λ).
 EXPONENTS = {
-    "none": Exponents(0.0, 0.0, 0.0),
-    "sqrt": Exponents(0.5, 0.5, 0.5),
-    "linear": Exponents(1.0, 1.0, 0.0),
-    "n2-lambda": Exponents(0.0, 0.5, 2.0),
-    "cowclip": Exponents(0.0, 0.5, 1.0),
-    "occurrence": Exponents(0.5, 0.5, 0.0, visits=0.25, centred=True),
+    "none": (0.0, 0.0, 0.0),
+    "sqrt": (0.5, 0.5, 0.5),
+    "linear": (1.0, 1.0, 0.0),
+    "n2-lambda": (0.0, 0.5, 2.0),
+    "cowclip": (0.0, 0.5, 1.0),
+    "root": (0.5, 0.5, 0.0),
 }
 
 
@@ -56,9 +42,6 @@ class Hyperparameters:
     embedding_learning_rate: float
     l2: float
     clip: float  # r; infinite: no clip
-    spread: float = 1.0  # s, where the rule looks at every row's occurrences
-    power: float = 0.0  # of a row's visits
-    centred: bool = False  # the mean over the batch is taken off the gradients of each field
 
     def decayed(self, factor: float) -> Hyperparameters:
         """With both rates multiplied by `factor`."""
@@ -80,15 +63,12 @@ class Hyperparameters:
 def scaled(optim: OptimConfig, batch_size: int) -> Hyperparameters:
     """The hyper-parameters of `optim`, stated at `optim.base_batch_size`, carried to `batch_size` by `optim.rule`."""
     scale = batch_size / optim.base_batch_size
-    exponents = EXPONENTS[optim.rule]
+    embedding, dense, l2 = EXPONENTS[optim.rule]
     return Hyperparameters(
-        learning_rate=optim.learning_rate * scale**exponents.dense,
-        embedding_learning_rate=optim.embedding_learning_rate * scale**exponents.embedding,
-        l2=optim.l2 * scale**exponents.l2,
+        learning_rate=optim.learning_rate * scale**dense,
+        embedding_learning_rate=optim.embedding_learning_rate * scale**embedding,
+        l2=optim.l2 * scale**l2,
         clip=optim.clip if optim.rule == "cowclip" else math.inf,
-        spread=scale,
-        power=exponents.visits if scale > 1 else 0.0,
-        centred=exponents.centred and scale > 1,
     )
 
 

@@ -1,0 +1,121 @@
+"""Trainings of one DeepFM on MovieLens-1M that differ in a single thing, kept as they come, and the table of them.
+
+The network is small (128-128), the split random, the settings are clickherd's defaults but for what a run changes; eight
+epochs without early stopping. A run's validation AUC is that of its best epoch, and so are its test scores.
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+import tempfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import host
+from datasets import root
+
+from clickherd.config import Config, merge, resolve
+from clickherd.data.prepare import Prepared
+from clickherd.evaluate import evaluate
+from clickherd.learner import Learner
+from clickherd.network import ClickModel
+from clickherd.runs import prepare_sources
+from clickherd.runtime import seeded
+from clickherd.train import Trainer
+
+BASE = 1024
+LearnerOf = Callable[[ClickModel, Config, int], Learner]
+
+
+def source() -> dict[str, Any]:
+    """The settings that all runs have in common."""
+    folder = root() / "movielens_1m"
+    files = {part: [str(folder / f"flat_{part}.parquet")] for part in ("train", "valid", "test")}
+    return {
+        "source": {"data": files.pop("train"), **files},
+        "data": {"label": "label"},
+        "model": {"name": "deepfm", "mlp": {"hidden_units": [128, 128]}},
+        "train": {"epochs": 8, "patience": None},
+    }
+
+
+def prepared() -> Prepared:
+    """The encoded rows."""
+    return prepare_sources(resolve(source()), lambda *_: None)
+
+
+def train(
+    rows: Prepared, optim: Mapping[str, Any], size: int, seed: int, learner_of: LearnerOf = Learner
+) -> dict[str, Any]:
+    """One run."""
+    config = resolve(merge(source(), {"optim": dict(optim), "train": {"batch_size": size, "seed": seed}}))
+    with seeded(seed), tempfile.TemporaryDirectory() as folder:
+        model = ClickModel(config.model, rows.encoder.layout, init_std=config.optim.init_std)
+        assert rows.valid is not None
+        assert rows.test is not None
+        trainer = Trainer(config, model, rows.train, rows.valid, Path(folder))
+        trainer.learner = learner_of(model, config, size)
+        progress = trainer.run()
+        test = evaluate(model, rows.test).scores
+    by_epoch = [record["valid"]["auc"] for record in progress.history]
+    return {
+        "valid": max(by_epoch),
+        "epoch": progress.best_epoch,
+        "test": {"auc": test["auc"], "logloss": test["logloss"]},
+        "valid_by_epoch": by_epoch,
+        "seconds": round(progress.seconds, 1),
+    }
+
+
+class Results:
+    """The runs so far in a JSON file, written anew after each; the same run is not made twice."""
+
+    def __init__(self, path: Path, key: tuple[str, ...]) -> None:
+        self.path, self.key = path, key
+        self.content: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {"runs": []}
+        self.content |= {"machine": host.describe(("torch", "numba", "numpy"))}
+
+    @property
+    def runs(self) -> list[dict[str, Any]]:
+        """In the order in which they were made."""
+        runs: list[dict[str, Any]] = self.content["runs"]
+        return runs
+
+    def has(self, *key: object) -> bool:
+        """Whether the run that `key` stands for was made."""
+        return any(tuple(run[name] for name in self.key) == key for run in self.runs)
+
+    def add(self, run: dict[str, Any]) -> None:
+        """Keep a run."""
+        self.runs.append(run)
+        self.path.write_text(json.dumps(self.content, indent=1) + "\n")
+        print(json.dumps({name: value for name, value in run.items() if name != "valid_by_epoch"}), flush=True)
+
+    def write_table(self, command: str, columns: tuple[str, ...], scored: list[dict[str, Any]] | None = None) -> None:
+        """A line for every setting of `columns`, over its seeds."""
+        machine = self.content["machine"]
+        lines = [
+            "DeepFM (128-128), MovieLens-1M, random split.",
+            f"{machine['cpu']}, {machine['cores']} cores; {machine['date']}.",
+            f"Command: `{command}`",
+            "",
+            f"| {' | '.join(columns)} | seeds | validation AUC | best epoch | test AUC | test log loss |",
+            "|---" * (len(columns) + 5) + "|",
+        ]
+        runs = self.runs if scored is None else scored
+        for setting in dict.fromkeys(tuple(run[name] for name in columns) for run in runs):
+            group = [run for run in runs if tuple(run[name] for name in columns) == setting]
+            valid = spread([run["valid"] for run in group])
+            auc, logloss = (spread([run["test"][key] for run in group]) for key in ("auc", "logloss"))
+            epochs = "/".join(str(run["epoch"]) for run in group)
+            shown = " | ".join(f"{value:,}" if isinstance(value, int) else str(value) for value in setting)
+            lines.append(f"| {shown} | {len(group)} | {valid} | {epochs} | {auc} | {logloss} |")
+        self.path.with_suffix(".md").write_text("\n".join(lines) + "\n")
+
+
+def spread(values: list[float]) -> str:
+    """Mean ± standard deviation."""
+    deviation = f" ± {statistics.stdev(values):.4f}" if len(values) > 1 else ""
+    return f"{statistics.mean(values):.4f}{deviation}"

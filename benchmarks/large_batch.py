@@ -1,6 +1,6 @@
 """Trainings of one DeepFM on MovieLens-1M that differ in a single thing, kept as they come, and the table of them.
 
-The network is small (128-128), the split random, the settings are clickherd's defaults but for what a run changes; eight
+The network is small (128-128), the split random, settings are the defaults but for what a run changes; eight
 epochs without early stopping. A run's validation AUC is that of its best epoch, and so are its test scores.
 """
 

@@ -48,7 +48,7 @@ class Learner:
         optim = config.optim
         self.model = model
         self.batch_size = batch_size  # of a full batch; the hyper-parameters belong to it
-        self.hyper = scaled(optim, batch_size)
+        self.hyper = scaled(optim, batch_size, len(model.layout.fields))
         threads = get_threads() if _runs_in_parallel(model) else 1
         self.micro_batch_size = config.train.micro_batch_size or micro_batch_size_for(model, batch_size, threads)
         precision = precision_on(model.device.type, config.train.precision)

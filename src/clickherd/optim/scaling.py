@@ -8,12 +8,10 @@ n2-lambda        1                √s           s²     off
 cowclip          1                √s           s      on
 root             √s               √s           1      off
 
-The last is our own, and the default (docs/large-batch.md has its derivation and what each part is worth). Adam divides a
-row's gradient by the root of its second moment. The mean over s times the rows has a variance s times smaller, so a rate
-√s times larger keeps the noise of a step what it was (Malladi et al., 2022, "On the SDEs and scaling rules for adaptive
-gradient algorithms"); for a row that at most one of the s base batches would have held, it makes up for the s times
-smaller gradient of its only step. λΣw² belongs to the loss, and a loss does not change with the batch size; nor is there
-anything to clip.
+The last is our own, and the default (docs/large-batch.md has what each part is worth). Adam divides a row's gradient by
+the root of its second moment. The mean over s times the rows has a variance s times smaller, so a rate √s times larger
+keeps the noise of a step what it was (Malladi et al., 2022, "On the SDEs and scaling rules for adaptive gradient
+algorithms"). λΣw² belongs to the loss, and a loss does not change with the batch size; nor is there anything to clip.
 """
 
 from __future__ import annotations
@@ -60,13 +58,23 @@ class Hyperparameters:
         )
 
 
-def scaled(optim: OptimConfig, batch_size: int) -> Hyperparameters:
+def embedding_rate(num_fields: int) -> float:
+    """The embedding rate at a base of 1,024 rows where none is set: 0.064 / F, at most 8e-3 (docs/decisions/0013).
+
+    Adam moves every element of a row by about its rate. The rows of F fields move together: what reaches the network,
+    and what pairs of rows add to the logit, grows with F.
+    """
+    return 0.064 / max(num_fields, 8)
+
+
+def scaled(optim: OptimConfig, batch_size: int, num_fields: int) -> Hyperparameters:
     """The hyper-parameters of `optim`, stated at `optim.base_batch_size`, carried to `batch_size` by `optim.rule`."""
+    rate = optim.embedding_learning_rate or embedding_rate(num_fields)
     scale = batch_size / optim.base_batch_size
     embedding, dense, l2 = EXPONENTS[optim.rule]
     return Hyperparameters(
         learning_rate=optim.learning_rate * scale**dense,
-        embedding_learning_rate=optim.embedding_learning_rate * scale**embedding,
+        embedding_learning_rate=rate * scale**embedding,
         l2=optim.l2 * scale**l2,
         clip=optim.clip if optim.rule == "cowclip" else math.inf,
     )

@@ -118,7 +118,7 @@ class HalfLarge(Learner):
 
     def __init__(self, model: ClickModel, config: Config, batch_size: int, *, slow: str) -> None:
         super().__init__(model, config, batch_size)
-        self.base, self.slow = scaled(config.optim, BASE, len(model.layout.fields)), slow
+        self.base, self.slow = scaled(config.optim, BASE), slow
 
     def step(self, rows: Epoch, start: int, stop: int, hyper: Hyperparameters) -> tuple[Tensor, Tensor]:
         """See `Learner.step`."""

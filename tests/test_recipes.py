@@ -103,7 +103,7 @@ def test_data_are_read_and_split_as_published(data: str, size: str) -> None:
 @every_recipe
 def test_the_rule_leads_from_1k_to_the_published_numbers(data: str, size: str) -> None:
     recipe = load(data, size).optim
-    derived = scaled(load(data, "1k").optim, recipe.base_batch_size, num_fields=26)
+    derived = scaled(load(data, "1k").optim, recipe.base_batch_size)
     follows = (
         derived.learning_rate == pytest.approx(recipe.learning_rate, abs=ONE_IN_THE_LAST_DIGIT)
         and derived.l2 == pytest.approx(recipe.l2, rel=1e-9)

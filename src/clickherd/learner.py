@@ -48,7 +48,7 @@ class Learner:
         optim = config.optim
         self.model = model
         self.batch_size = batch_size  # of a full batch; the hyper-parameters belong to it
-        self.hyper = scaled(optim, batch_size, len(model.layout.fields))
+        self.hyper = scaled(optim, batch_size)
         threads = get_threads() if _runs_in_parallel(model) else 1
         self.micro_batch_size = config.train.micro_batch_size or micro_batch_size_for(model, batch_size, threads)
         precision = precision_on(model.device.type, config.train.precision)
@@ -118,6 +118,9 @@ class Learner:
         grad_rows_BFD, *others = torch.autograd.grad(total, leaves, allow_unused=True, materialize_grads=True)
         grad_sequences = [others.pop(0) for _ in sequences]
         grad_wide_B = others.pop(0) if model.table.wide else None
+        if self.hyper.centred:  # of the micro-batch, as an estimate of the batch's
+            grad_rows_BFD = grad_rows_BFD - grad_rows_BFD.mean(dim=0)
+            grad_wide_B = grad_wide_B - grad_wide_B.mean() if grad_wide_B is not None else None
         return Gradients(loss.detach(), grad_rows_BFD, grad_wide_B, grad_sequences, others)
 
     def _add(self, batch: TensorBatch, gradients: Gradients) -> torch.Tensor:

@@ -124,7 +124,7 @@ def _run(
     """Train once, from the checkpoint on if it was interrupted, and judge; a run that diverges says so."""
     size = config.train.batch_size
     assert size is not None
-    key, hyper = settings_key(config), asdict(scaled(config.optim, size, len(prepared.encoder.layout.fields)))
+    key, hyper = settings_key(config), asdict(scaled(config.optim, size))
     run = {
         "key": key,
         "base": settings_key(config, but=SWEPT),

@@ -70,11 +70,11 @@ class Around:
     """From the recipe's value divided by `factor` to its product with it, evenly by factor."""
 
     factor: float
-    otherwise: Range  # where the recipe says 0 or null
+    at_zero: Range  # where the recipe says 0
 
-    def of(self, value: float | None) -> Range:
+    def of(self, value: float) -> Range:
         """The range around `value`."""
-        return Range(low=value / self.factor, high=value * self.factor, log=True) if value else self.otherwise
+        return Range(low=value / self.factor, high=value * self.factor, log=True) if value > 0 else self.at_zero
 
 
 Space = dict[str, Range | Choice]
@@ -83,7 +83,7 @@ Default = Range | Choice | Around
 # The rates and λ are stated at the recipe's base batch size, so their ranges follow the recipe.
 OPTIM: dict[str, Default] = {
     "optim.learning_rate": Around(10, Range(low=1e-4, high=1e-2, log=True)),
-    "optim.embedding_learning_rate": Around(10, Range(low=4e-4, high=4e-2, log=True)),
+    "optim.embedding_learning_rate": Around(10, Range(low=1e-3, high=1e-1, log=True)),
     "optim.l2": Around(100, Range(low=1e-7, high=1e-4, log=True)),
 }
 EMBEDDING: dict[str, Default] = {"model.embedding_dim": Range(low=4, high=32, log=True)}

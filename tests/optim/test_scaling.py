@@ -30,30 +30,25 @@ def test_a_rule_scales_by_its_row_of_the_table(rule: Rule) -> None:
         rule=rule, base_batch_size=100, learning_rate=1e-3, embedding_learning_rate=2e-3, l2=1e-5, clip=0.5
     )
     embedding, dense, l2, clips = TABLE[rule]
-    hyper = scaled(base, 100 * S, num_fields=3)
+    hyper = scaled(base, 100 * S)
     assert hyper.embedding_learning_rate == pytest.approx(2e-3 * embedding)
     assert hyper.learning_rate == pytest.approx(1e-3 * dense)
     assert hyper.l2 == pytest.approx(1e-5 * l2)
     assert hyper.clip == (0.5 if clips else math.inf)
+    assert hyper.centred == (rule == "root")
 
 
 @pytest.mark.parametrize("rule", TABLE)
 def test_at_the_base_all_rules_leave_the_settings_as_they_are(rule: Rule) -> None:
     base = OptimConfig(rule=rule)
-    hyper = scaled(base, base.base_batch_size, num_fields=16)
+    hyper = scaled(base, base.base_batch_size)
     assert hyper.learning_rate == base.learning_rate
-    assert hyper.embedding_learning_rate == 4e-3  # 0.064 / 16
+    assert hyper.embedding_learning_rate == base.embedding_learning_rate
     assert hyper.l2 == base.l2
 
 
-@pytest.mark.parametrize(("num_fields", "rate"), [(1, 8e-3), (8, 8e-3), (16, 4e-3), (40, 1.6e-3)])
-def test_the_embedding_rate_falls_with_the_number_of_fields_unless_it_is_set(num_fields: int, rate: float) -> None:
-    assert scaled(OptimConfig(), 1024, num_fields).embedding_learning_rate == pytest.approx(rate)
-    assert scaled(OptimConfig(embedding_learning_rate=0.1), 1024, num_fields).embedding_learning_rate == 0.1
-
-
 def test_the_warm_up_is_of_the_dense_rate_alone() -> None:
-    hyper = scaled(OptimConfig(), 65_536, num_fields=8)
+    hyper = scaled(OptimConfig(), 65_536)
     half = warmed_up(hyper, step=5, warmup_steps=10)
     assert half.learning_rate == pytest.approx(hyper.learning_rate / 2, rel=1e-4)
     assert half.embedding_learning_rate == hyper.embedding_learning_rate

@@ -20,9 +20,7 @@ class OptimConfig(Settings):
     rule: Rule = "root"
     base_batch_size: int = Field(1024, ge=1)
     learning_rate: float = Field(1e-3, gt=0, description="dense weights, at the base batch size")
-    embedding_learning_rate: float | None = Field(
-        None, gt=0, description="embedding rows, at the base batch size; null: from the number of fields"
-    )
+    embedding_learning_rate: float = Field(8e-3, gt=0, description="embedding rows, at the base batch size")
     l2: float = Field(1e-5, ge=0, description="λ of λΣw² over the embedding rows, at the base batch size")
     clip: float = Field(1.0, gt=0, description="CowClip's r; .inf never clips")
     zeta: float = Field(1e-5, ge=0, description="CowClip's ζ, the floor of the clip threshold")

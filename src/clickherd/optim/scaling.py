@@ -8,10 +8,17 @@ n2-lambda        1                √s           s²     off
 cowclip          1                √s           s      on
 root             √s               √s           1      off
 
-The last is our own, and the default (docs/large-batch.md has what each part is worth). Adam divides a row's gradient by
+The last is our own, and the default; docs/large-batch.md has what each part is worth. Adam divides a row's gradient by
 the root of its second moment. The mean over s times the rows has a variance s times smaller, so a rate √s times larger
 keeps the noise of a step what it was (Malladi et al., 2022, "On the SDEs and scaling rules for adaptive gradient
-algorithms"). λΣw² belongs to the loss, and a loss does not change with the batch size; nor is there anything to clip.
+algorithms"). λΣw² belongs to the loss, which does not change with the batch size; nor is there anything to clip. And
+gradients are centred, field by field, before they are added up row by row:
+
+    g_b,f ← g_b,f − mean_b g_b,f        g_b,f: of the loss with respect to the row that field f of example b looked up
+
+What the rows of a field have in common shifts the inputs of every example alike. All large steps that agree on it add
+up, over rows and over fields, and the more fields there are, the lower is the rate at which they swing; the weights and
+biases behind the table can learn it by themselves. What tells one row from another is left as it is.
 """
 
 from __future__ import annotations
@@ -30,6 +37,7 @@ EXPONENTS = {
     "cowclip": (0.0, 0.5, 1.0),
     "root": (0.5, 0.5, 0.0),
 }
+CENTRED = ("root",)  # the rules that centre gradients
 
 
 @dataclass(frozen=True)
@@ -40,6 +48,7 @@ class Hyperparameters:
     embedding_learning_rate: float
     l2: float
     clip: float  # r; infinite: no clip
+    centred: bool = False  # the mean over the batch is taken off the gradients of each field
 
     def decayed(self, factor: float) -> Hyperparameters:
         """With both rates multiplied by `factor`."""
@@ -58,25 +67,16 @@ class Hyperparameters:
         )
 
 
-def embedding_rate(num_fields: int) -> float:
-    """The embedding rate at a base of 1,024 rows where none is set: 0.064 / F, at most 8e-3 (docs/decisions/0013).
-
-    Adam moves every element of a row by about its rate. The rows of F fields move together: what reaches the network,
-    and what pairs of rows add to the logit, grows with F.
-    """
-    return 0.064 / max(num_fields, 8)
-
-
-def scaled(optim: OptimConfig, batch_size: int, num_fields: int) -> Hyperparameters:
+def scaled(optim: OptimConfig, batch_size: int) -> Hyperparameters:
     """The hyper-parameters of `optim`, stated at `optim.base_batch_size`, carried to `batch_size` by `optim.rule`."""
-    rate = optim.embedding_learning_rate or embedding_rate(num_fields)
     scale = batch_size / optim.base_batch_size
     embedding, dense, l2 = EXPONENTS[optim.rule]
     return Hyperparameters(
         learning_rate=optim.learning_rate * scale**dense,
-        embedding_learning_rate=rate * scale**embedding,
+        embedding_learning_rate=optim.embedding_learning_rate * scale**embedding,
         l2=optim.l2 * scale**l2,
         clip=optim.clip if optim.rule == "cowclip" else math.inf,
+        centred=optim.rule in CENTRED,
     )
 
 

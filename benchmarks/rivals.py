@@ -29,7 +29,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 import host
 import torch
-from large_batch import Results, prepared, train
+from movielens import Results, prepared, train
 from torch import Tensor
 
 from clickherd.config import Config

@@ -2,7 +2,7 @@
 
     CLICKHERD_DATA=FOLDER python benchmarks/rule_parts.py [--batch-size 65536] [--seeds 0 1 2] [--variants …]
 
-One thing at a time is changed (`large_batch.py` has what is common); runs are kept in benchmarks/results, in
+One thing at a time is changed (`movielens.py` has what is common); runs are kept in benchmarks/results, in
 rule-parts.json.
 
 In `dense once a batch` and `embedding once a batch` only one half of the model sees a large batch: the other half takes
@@ -17,32 +17,39 @@ import math
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 import host
 import torch
-from large_batch import BASE, Results, prepared, train
+from movielens import BASE, Results, prepared, train
 from torch import Tensor
 
 from clickherd.config import Config
+from clickherd.data.prepare import Prepared
 from clickherd.device_store import Epoch
 from clickherd.learner import Learner
 from clickherd.network import ClickModel, micro_batches
+from clickherd.optim import scaling
 from clickherd.optim.cowclip import CowClip
-from clickherd.optim.scaling import EXPONENTS, Hyperparameters, scaled
+from clickherd.optim.scaling import Hyperparameters
 from clickherd.runtime import use_threads
 
-OURS = EXPONENTS["root"]
-CHANGED = {  # the exponents of s for the embedding rate, the dense rate and λ
-    "embedding rate as it is": (0.0, 0.5, 0.0),
-    "embedding rate ∝ s": (1.0, 0.5, 0.0),
-    "dense rate as it is": (0.5, 0.0, 0.0),
-    "dense rate ∝ s": (0.5, 1.0, 0.0),
-    "λ ∝ √s": (0.5, 0.5, 0.5),
-    "λ ∝ s": (0.5, 0.5, 1.0),
+OURS = scaling.EXPONENTS["root"]
+PARTS: dict[str, dict[str, Any]] = {
+    "not centred": {"centred": False},
+    "β₁ as it is": {"momentum": 0.0},
+    "not centred, β₁ as it is": {"centred": False, "momentum": 0.0},
+    "embedding rate as it is": {"exponents": (0.0, 0.5, 0.0)},
+    "embedding rate ∝ s": {"exponents": (1.0, 0.5, 0.0)},
+    "dense rate as it is": {"exponents": (0.5, 0.0, 0.0)},
+    "dense rate ∝ s": {"exponents": (0.5, 1.0, 0.0)},
+    "λ ∝ √s": {"exponents": (0.5, 0.5, 0.5)},
+    "λ ∝ s": {"exponents": (0.5, 0.5, 1.0)},
 }
 OPTIM: dict[str, dict[str, Any]] = {
     "no average": {"averaging": None},
@@ -52,17 +59,25 @@ OPTIM: dict[str, dict[str, Any]] = {
     "no warm-up": {"warmup_epochs": 0.0},
     "start at N(0, 1e-4²)": {"init_std": 1e-4},
     "start at N(0, 1e-1²)": {"init_std": 1e-1},
-    "1 − β ∝ s, up to 1 − β₁ = ½": {"betas": (0.5, 0.936)},
     "base batch, no average": {"averaging": None},
 }
 CLIPPED: dict[str, dict[str, Any]] = {
     "clipped, r = 1": {},
-    "clipped, r = 1, no more than the mean's share (count / B)": {"clip": 1 / 65_536},
-    "clipped, r = 64, no more than the mean's share (count / B)": {"clip": 64 / 65_536},
+    "clipped by count / B, r = 1": {"clip": 1 / 65_536},
+    "clipped by count / B, r = 64": {"clip": 64 / 65_536},
 }
-SMALL = ("base batch", "base batch, no average")
+PUBLISHED = {  # CowClip's settings for Criteo, stated at 1,024
+    "rule": "cowclip",
+    "learning_rate": 8e-4,
+    "embedding_learning_rate": 1e-4,
+    "averaging": None,
+}
+SMALL = ("base batch", "base batch, not centred", "base batch, no average", "CowClip as published, base batch")
 HALVES = ("dense once a batch", "embedding once a batch")
-VARIANTS = ("as it is", *CHANGED, *(name for name in OPTIM if name not in SMALL), *CLIPPED, *SMALL, *HALVES)
+VARIANTS = (
+    *("as it is", *PARTS, *(name for name in OPTIM if name not in SMALL), *CLIPPED),
+    *("CowClip as published", *SMALL, *HALVES),
+)
 
 
 def main() -> None:
@@ -88,29 +103,39 @@ def arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def run(variant: str, size: int, seed: int, rows: Any) -> dict[str, Any]:
+def run(variant: str, size: int, seed: int, rows: Prepared) -> dict[str, Any]:
     """One variant's training."""
     if variant in HALVES:
         slow = variant.split(maxsplit=1)[0]
         return train(rows, {"averaging": None}, size, seed, lambda *of: HalfLarge(*of, slow=slow))
     if variant in CLIPPED:
-        made: list[Counting] = []
-        with exponents("cowclip", OURS):
-            found = train(rows, {"rule": "cowclip", **CLIPPED[variant]}, size, seed, lambda *of: counting(*of, made))
-        return found | {"clipped": made[-1].shares()}
-    with exponents("root", CHANGED.get(variant, OURS)):
+        with rule("cowclip"):
+            return count_clipped(rows, {"rule": "cowclip", **CLIPPED[variant]}, size, seed)
+    if variant.startswith("CowClip as published"):
+        return count_clipped(rows, PUBLISHED, size, seed)
+    part = {"centred": False} if variant == "base batch, not centred" else PARTS.get(variant, {})
+    with rule("root", **part):
         return train(rows, OPTIM.get(variant, {}), size, seed)
 
 
 @contextmanager
-def exponents(rule: str, changed: tuple[float, float, float]) -> Iterator[None]:
-    """A rule with other exponents."""
-    before = EXPONENTS[rule]
-    EXPONENTS[rule] = changed
-    try:
+def rule(
+    name: str, *, exponents: tuple[float, float, float] = OURS, centred: bool = True, momentum: float = 0.25
+) -> Iterator[None]:
+    """The rule `name` as `root` is, but for what is given."""
+    with (
+        patch.dict(scaling.EXPONENTS, {name: exponents}),
+        patch.dict(scaling.MOMENTUM, {name: momentum}),
+        patch.object(scaling, "CENTRED", (name,) if centred else ()),
+    ):
         yield
-    finally:
-        EXPONENTS[rule] = before
+
+
+def count_clipped(rows: Prepared, optim: dict[str, Any], size: int, seed: int) -> dict[str, Any]:
+    """A run that keeps, beside its scores, which rows were clipped."""
+    made: list[Counting] = []
+    found = train(rows, optim, size, seed, lambda *of: counting(*of, made))
+    return found | {"clipped": made[-1].shares()}
 
 
 class HalfLarge(Learner):
@@ -118,7 +143,11 @@ class HalfLarge(Learner):
 
     def __init__(self, model: ClickModel, config: Config, batch_size: int, *, slow: str) -> None:
         super().__init__(model, config, batch_size)
-        self.base, self.slow = scaled(config.optim, BASE), slow
+        self.base, self.slow = scaling.scaled(config.optim, BASE), slow
+        if slow == "dense":
+            self.embedding.config = replace(self.embedding.config, betas=config.optim.betas)
+        else:
+            self.dense.betas = config.optim.betas
 
     def step(self, rows: Epoch, start: int, stop: int, hyper: Hyperparameters) -> tuple[Tensor, Tensor]:
         """See `Learner.step`."""

@@ -1,4 +1,4 @@
-"""Train DeepFM with CowClip on the built-in click log, beside logistic regression and the best that is possible.
+"""Train DeepFM on the built-in click log, beside logistic regression and the best that is possible.
 
     python examples/demo.py [--rows 2000000] [--out runs]
 

@@ -54,11 +54,12 @@ class Learner:
         precision = precision_on(model.device.type, config.train.precision)
         self.bf16 = precision == "bf16"
         self.mask = Mask(config.train.mask, model.layout)
-        self.dense = KerasAdam(model.net.parameters(), betas=optim.betas, epsilon=optim.epsilon)
+        betas = (self.hyper.beta1, optim.betas[1])
+        self.dense = KerasAdam(model.net.parameters(), betas=betas, epsilon=optim.epsilon)
         lookups = batch_size * len(model.layout.fields)
         self.embedding = CowClip(
             model.table,
-            CowClipConfig(optim.zeta, optim.betas, optim.epsilon, optim.regularize == "batch"),
+            CowClipConfig(optim.zeta, betas, optim.epsilon, optim.regularize == "batch"),
             lag_for(model.layout.num_ids, lookups, model.device.type),
         )
         self.workers = Workers(min(threads, -(-batch_size // self.micro_batch_size)))

@@ -33,6 +33,7 @@ def test_three_batches_move_the_table_as_the_equations_say(make_store: Callable[
     model = learner.model
     w = model.table.weight.double().numpy().copy()
     m, v, s = np.zeros_like(w), np.zeros_like(w), ROWS / BASE
+    beta1 = 1 - 0.1 * s**0.25
     rows = HostEpoch(store, np.arange(ROWS), CPU)
     for t in range(1, 4):
         batch = rows.take(0, ROWS)
@@ -53,8 +54,8 @@ def test_three_batches_move_the_table_as_the_equations_say(make_store: Callable[
                     g[i, 0] += share * of_wide[b]
                     g[i, 1:] += share * of_rows[b, field]
         g += 2 * L2 * w
-        m, v = 0.9 * m + 0.1 * g, 0.999 * v + 0.001 * g**2
-        rate = RATE * np.sqrt(s) * np.sqrt(1 - 0.999**t) / (1 - 0.9**t)
+        m, v = beta1 * m + (1 - beta1) * g, 0.999 * v + 0.001 * g**2
+        rate = RATE * np.sqrt(s) * np.sqrt(1 - 0.999**t) / (1 - beta1**t)
         w -= rate * m / (np.sqrt(v) + 1e-7)
 
         learner.step(rows, 0, ROWS, learner.hyper)

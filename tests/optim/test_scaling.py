@@ -36,6 +36,7 @@ def test_a_rule_scales_by_its_row_of_the_table(rule: Rule) -> None:
     assert hyper.l2 == pytest.approx(1e-5 * l2)
     assert hyper.clip == (0.5 if clips else math.inf)
     assert hyper.centred == (rule == "root")
+    assert hyper.beta1 == pytest.approx(1 - 0.1 * 8**0.5 if rule == "root" else 0.9)  # 64^¼
 
 
 @pytest.mark.parametrize("rule", TABLE)
@@ -45,6 +46,17 @@ def test_at_the_base_all_rules_leave_the_settings_as_they_are(rule: Rule) -> Non
     assert hyper.learning_rate == base.learning_rate
     assert hyper.embedding_learning_rate == base.embedding_learning_rate
     assert hyper.l2 == base.l2
+    assert hyper.beta1 == pytest.approx(base.betas[0])
+
+
+@pytest.mark.parametrize(
+    ("batch_size", "beta1", "expected"), [(64, 0.9, 0.9), (10**9, 0.9, 0.5), (10**9, 0.2, 0.2), (16_384, 0.8, 0.6)]
+)
+def test_momentum_forgets_at_most_half_a_batch_and_never_less_than_at_the_base(
+    batch_size: int, beta1: float, expected: float
+) -> None:
+    hyper = scaled(OptimConfig(betas=(beta1, 0.999), base_batch_size=1024), batch_size)
+    assert hyper.beta1 == pytest.approx(expected)
 
 
 def test_the_warm_up_is_of_the_dense_rate_alone() -> None:

@@ -19,6 +19,9 @@ gradients are centred, field by field, before they are added up row by row:
 What the rows of a field have in common shifts the inputs of every example alike. All large steps that agree on it add
 up, over rows and over fields, and the more fields there are, the lower is the rate at which they swing; the weights and
 biases behind the table can learn it by themselves. What tells one row from another is left as it is.
+
+Adam's momentum looks back over 1/(1 − β₁) batches. Ten of them are a hundredth of an epoch of a million rows at 1,024,
+and two thirds of it at 65,536. So 1 − β₁ grows as well, by the fourth root of s, up to ½.
 """
 
 from __future__ import annotations
@@ -37,6 +40,7 @@ EXPONENTS = {
     "cowclip": (0.0, 0.5, 1.0),
     "root": (0.5, 0.5, 0.0),
 }
+MOMENTUM = {"root": 0.25}  # exponent of s for 1 − β₁; of the others: 0
 CENTRED = ("root",)  # the rules that centre gradients
 
 
@@ -48,6 +52,7 @@ class Hyperparameters:
     embedding_learning_rate: float
     l2: float
     clip: float  # r; infinite: no clip
+    beta1: float = 0.9  # of Adam's momentum
     centred: bool = False  # the mean over the batch is taken off the gradients of each field
 
     def decayed(self, factor: float) -> Hyperparameters:
@@ -63,7 +68,7 @@ class Hyperparameters:
         clip = "off" if math.isinf(self.clip) else f"r = {self.clip:g}"
         return (
             f"dense rate {self.learning_rate:.3g}, embedding rate {self.embedding_learning_rate:.3g}, "
-            f"λ {self.l2:.3g}, clip {clip}"
+            f"λ {self.l2:.3g}, clip {clip}, β₁ {self.beta1:.3g}"
         )
 
 
@@ -71,11 +76,13 @@ def scaled(optim: OptimConfig, batch_size: int) -> Hyperparameters:
     """The hyper-parameters of `optim`, stated at `optim.base_batch_size`, carried to `batch_size` by `optim.rule`."""
     scale = batch_size / optim.base_batch_size
     embedding, dense, l2 = EXPONENTS[optim.rule]
+    forgets = 1 - optim.betas[0]
     return Hyperparameters(
         learning_rate=optim.learning_rate * scale**dense,
         embedding_learning_rate=optim.embedding_learning_rate * scale**embedding,
         l2=optim.l2 * scale**l2,
         clip=optim.clip if optim.rule == "cowclip" else math.inf,
+        beta1=1 - max(min(forgets * max(scale, 1.0) ** MOMENTUM.get(optim.rule, 0.0), 0.5), forgets),
         centred=optim.rule in CENTRED,
     )
 

@@ -17,6 +17,7 @@ from torch.autograd.function import once_differentiable
 from clickherd.kernels import kernels_for
 
 _HAS_ONEDNN: bool = torch._C._has_mkldnn
+_HAS_BF16: bool = _HAS_ONEDNN and torch.ops.mkldnn._is_mkldnn_bf16_supported()  # needs AVX-512
 ALIGNMENT = 8  # columns: a GPU's fast matrix products take rows of whole 16 bytes
 
 
@@ -24,7 +25,7 @@ def linear(x_BN: Tensor, weight_MN: Tensor, bias_M: Tensor | None = None, *, rel
     """x·Wᵀ + b by oneDNN or cuBLAS, with a ReLU if asked for; without either torch takes its own product."""
     if x_BN.is_cuda and relu and bias_M is not None:
         return torch._addmm_activation(bias_M, x_BN, weight_MN.t())
-    if x_BN.is_cuda or not _HAS_ONEDNN:
+    if x_BN.is_cuda or not (_HAS_BF16 if x_BN.dtype == torch.bfloat16 else _HAS_ONEDNN):
         product = nn.functional.linear(x_BN, weight_MN, bias_M)
         return product.relu_() if relu else product
     out: Tensor = torch.ops.mkldnn._linear_pointwise(x_BN, weight_MN, bias_M, "relu" if relu else "none", [], "")

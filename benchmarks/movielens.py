@@ -7,7 +7,6 @@ epochs without early stopping. A run's validation AUC is that of its best epoch,
 from __future__ import annotations
 
 import json
-import statistics
 import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import Any
 
 import host
 from datasets import root
+from tables import mean_std
 
 from clickherd.config import Config, merge, resolve
 from clickherd.data.prepare import Prepared
@@ -107,15 +107,9 @@ class Results:
         runs = self.runs if scored is None else scored
         for setting in dict.fromkeys(tuple(run[name] for name in columns) for run in runs):
             group = [run for run in runs if tuple(run[name] for name in columns) == setting]
-            valid = spread([run["valid"] for run in group])
-            auc, logloss = (spread([run["test"][key] for run in group]) for key in ("auc", "logloss"))
+            valid = mean_std([run["valid"] for run in group])
+            auc, logloss = (mean_std([run["test"][key] for run in group]) for key in ("auc", "logloss"))
             epochs = "/".join(str(run["epoch"]) for run in group)
             shown = " | ".join(f"{value:,}" if isinstance(value, int) else str(value) for value in setting)
             lines.append(f"| {shown} | {len(group)} | {valid} | {epochs} | {auc} | {logloss} |")
         self.path.with_suffix(".md").write_text("\n".join(lines) + "\n")
-
-
-def spread(values: list[float]) -> str:
-    """Mean ± standard deviation."""
-    deviation = f" ± {statistics.stdev(values):.4f}" if len(values) > 1 else ""
-    return f"{statistics.mean(values):.4f}{deviation}"

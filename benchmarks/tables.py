@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from peers.environments import KNOWN, MODELS
@@ -128,3 +128,9 @@ def failures(runs: Iterable[Mapping[str, Any]]) -> str:
 def at_batch(run: Mapping[str, Any]) -> str:
     """The batch size, where there is one."""
     return f", batch {run['batch_size']:,}" if run["kind"] != "unbatched" else ""
+
+
+def mean_std(values: Sequence[float]) -> str:
+    """Mean ± standard deviation, where there are several."""
+    deviation = f" ± {statistics.stdev(values):.4f}" if len(values) > 1 else ""
+    return f"{statistics.mean(values):.4f}{deviation}"

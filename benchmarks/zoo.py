@@ -30,6 +30,7 @@ import numpy as np
 import polars as pl
 from datasets import DATA_SETS
 from peers.environments import FUXICTR
+from tables import mean_std
 from zoo_models import ENTRIES, Entry
 
 from clickherd.config import resolve
@@ -176,8 +177,8 @@ def line(entry: Entry, runs: list[dict[str, Any]]) -> str:
         f"{mean([r['seconds'] / r['epochs'] for r in group]):.1f}" if group else "–" for group in (ours, theirs)
     )
     return (
-        f"| {entry.title} | {spread(scores(ours, 'auc'))} | {spread(scores(theirs, 'auc'))} | {difference} "
-        f"| {spread(scores(ours, 'logloss'))} | {spread(scores(theirs, 'logloss'))} "
+        f"| {entry.title} | {mean_std(scores(ours, 'auc'))} | {mean_std(scores(theirs, 'auc'))} | {difference} "
+        f"| {mean_std(scores(ours, 'logloss'))} | {mean_std(scores(theirs, 'logloss'))} "
         f"| {len(ours)} / {len(theirs)} | {pace} | {entry.published} |"
     )
 
@@ -188,14 +189,6 @@ def scores(runs: list[dict[str, Any]], score: str) -> list[float]:
 
 def mean(values: list[float]) -> float:
     return statistics.mean(values)
-
-
-def spread(values: list[float]) -> str:
-    """Mean ± standard deviation."""
-    if not values:
-        return "–"
-    deviation = f" ± {statistics.stdev(values):.4f}" if len(values) > 1 else ""
-    return f"{mean(values):.4f}{deviation}"
 
 
 if __name__ == "__main__":

@@ -42,6 +42,7 @@ PLAIN_ADAM = {
     "warmup_epochs": 0.0,
     "epsilon": 1e-8,
     "init_std": 1e-4,
+    "averaging": None,
 }
 
 

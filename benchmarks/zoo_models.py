@@ -48,6 +48,7 @@ class Entry:
             "warmup_epochs": 0,
             "plateau_factor": 0.1,
             "averaging": 4.0,
+            "initial_bias": "zero",
         }
         train = {
             "batch_size": 4096,

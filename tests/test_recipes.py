@@ -76,7 +76,7 @@ def test_hyper_parameters_are_the_published_ones(data: str, size: str) -> None:
     assert config.optim.l2 == pytest.approx(l2 * 1e-5, rel=1e-12)
     assert config.optim.zeta == zeta
     common = {"rule": "cowclip", "embedding_learning_rate": 1e-4, "clip": 1.0, "init_std": 1e-2, "warmup_epochs": 1.0}
-    common |= {"betas": (0.9, 0.999), "epsilon": 1e-7, "regularize": "table", "averaging": None}
+    common |= {"betas": (0.9, 0.999), "epsilon": 1e-7, "regularize": "table", "averaging": None, "initial_bias": "zero"}
     assert config.optim.model_dump(include=set(common)) == common
     assert (config.train.epochs, config.train.patience) == (10, None)
     assert config.model.model_dump() == {
@@ -129,4 +129,4 @@ def test_the_header_gives_command_score_time_and_source(data: str, size: str) ->
 def test_nothing_published_is_left_to_a_default(data: str, size: str) -> None:
     optim = set(load_yaml(path_of(data, size))["optim"])
     assert optim >= {"learning_rate", "embedding_learning_rate", "l2", "clip", "zeta", "init_std", "warmup_epochs"}
-    assert optim >= {"rule", "base_batch_size", "betas", "epsilon", "regularize", "averaging"}
+    assert optim >= {"rule", "base_batch_size", "betas", "epsilon", "regularize", "averaging", "initial_bias"}

@@ -43,6 +43,7 @@ PLAIN_ADAM = {
     "epsilon": 1e-8,
     "init_std": 1e-4,
     "averaging": None,
+    "initial_bias": "zero",
 }
 
 

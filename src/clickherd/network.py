@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from clickherd.calibration import Calibration
 from clickherd.data.store import MISSING, Batch, Layout
@@ -131,6 +131,11 @@ class ClickModel:
         pairs = zip(batch.bags[first:], self._sequences, strict=True)
         sequences = tuple(_without(missing, *bag) for bag, (missing, _) in pairs)
         return TensorBatch(batch.ids, batch.bags[:first], batch.numeric, batch.labels, sequences)
+
+    def start_at(self, logit: float) -> None:
+        """Let the prediction of a model that has learned nothing else be about σ(`logit`)."""
+        for bias in self.net.output_biases():
+            nn.init.constant_(bias, logit)
 
     def gather_sequences(self, batch: TensorBatch) -> list[Tensor]:
         """The embedding rows of all values of each sequence, shapes (N, D)."""

@@ -10,6 +10,9 @@ from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
 
+import numpy as np
+import numpy.typing as npt
+
 from clickherd import checkpoint
 from clickherd.config import Config
 from clickherd.data.store import Store
@@ -51,6 +54,8 @@ class Trainer:
         self.observer, self.should_stop = observer or Silent(), should_stop
         self.batch_size = batch_size_for(config, len(train))
         self.steps_per_epoch = -(-len(train) // self.batch_size)
+        if config.optim.initial_bias == "base-rate":
+            model.start_at(log_odds(train.labels))
         self.learner = Learner(model, config, self.batch_size)
         eta = config.optim.averaging
         self.average = WeightAverage(model.tensors(), eta) if eta is not None else None
@@ -194,6 +199,12 @@ class Trainer:
             self.average.load_tensors(averages)
         self.learner.load_tensors(tensors, self.progress.total_steps, str(path))
         return True
+
+
+def log_odds(labels_N: npt.NDArray[np.float32]) -> float:
+    """Of a click, as the rows have it; half a click and half a non-click more keep it finite."""
+    clicks = float(np.sum(labels_N, dtype=np.float64))
+    return math.log((clicks + 0.5) / (len(labels_N) - clicks + 0.5))
 
 
 def batch_size_for(config: Config, num_rows: int) -> int:

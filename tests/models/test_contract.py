@@ -201,6 +201,18 @@ def test_only_weights_are_penalised_and_each_once(name: str, options: dict[str, 
     assert {l2 for _, l2 in terms} == ({1e-5} if name in {"dcn", "dcnv2", "dcnv2_mix"} else set())
 
 
+@every_model
+def test_the_output_s_bias_moves_every_logit_by_as_much(name: str, options: dict[str, Any]) -> None:
+    net = build(small(name, **options), 3, 2).eval()
+    batch = inputs(small(name, **options), 7, 3, 2)
+    before = [logits_B.detach().clone() for logits_B in net.branches(*batch)]
+    with torch.no_grad():
+        for bias in net.output_biases():
+            bias.add_(1.5)
+    for old_B, new_B in zip(before, net.branches(*batch), strict=True):
+        torch.testing.assert_close(new_B, old_B + 1.5)
+
+
 @pytest.mark.parametrize("name", [name for name in NAMES if "mlp" in MODELS[name].model_fields])
 def test_dropout_acts_in_training_only(name: str) -> None:
     config = small(name, mlp={"dropout": 0.5, "hidden_units": (40,)})

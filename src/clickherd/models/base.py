@@ -13,6 +13,8 @@ from typing import Any, ClassVar
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
+from clickherd.layers.mlp import MLP
+
 
 class ModelConfig(BaseModel, ABC):
     """Base of every model's Config.
@@ -93,6 +95,16 @@ class CTRModel(nn.Module, ABC):
     def auxiliary_loss(self, logits: Sequence[Tensor], labels_B: Tensor) -> Tensor | None:
         """What training adds to the prediction's BCE, as a sum over rows; `logits` are the branches'. None: nothing."""
         return None
+
+    def output_biases(self) -> tuple[nn.Parameter, ...]:
+        """What is added to the logit of every row; all of them moved by as much, the logit moves by as much."""
+        head, mlp, linear = (getattr(self, name, None) for name in ("head", "mlp", "linear"))
+        if isinstance(head, nn.Linear) and head.bias is not None:
+            return (head.bias,)
+        last = mlp.layers[-1] if isinstance(mlp, MLP) else linear
+        bias = getattr(last, "bias", None)
+        assert isinstance(bias, nn.Parameter), f"{type(self).__name__} must say where its output's bias is"
+        return (bias,)
 
     def l2_terms(self) -> Iterable[tuple[Tensor, float]]:
         """Dense weights with an L2 penalty λΣw² of their own, as (weight, λ)."""

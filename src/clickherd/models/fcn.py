@@ -109,6 +109,10 @@ class FCN(CTRModel):
         exponential_B, linear_B = self.exponential(x_BHN), self.linear(x_BHN)
         return (exponential_B + linear_B) / 2, exponential_B, linear_B
 
+    def output_biases(self) -> tuple[nn.Parameter, ...]:
+        """Those of the two networks' logits."""
+        return self.exponential.head.bias, self.linear.head.bias
+
     def auxiliary_loss(self, logits: Sequence[Tensor], labels_B: Tensor) -> Tensor:
         """What Tri-BCE adds to the prediction's BCE, times the number of rows."""
         loss, *branches = (binary_cross_entropy_with_logits(y_B, labels_B) for y_B in logits)

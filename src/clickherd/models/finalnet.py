@@ -119,6 +119,11 @@ class FinalNet(CTRModel):
         second_B: Tensor = self.block2(torch.cat([flat_BN, numeric_BK], dim=1)).squeeze(1)
         return (first_B + second_B) / 2, first_B, second_B
 
+    def output_biases(self) -> tuple[nn.Parameter, ...]:
+        """Those of the blocks."""
+        heads = [block[-1] for block in (self.block, self.block2) if block is not None]
+        return tuple(head.bias for head in heads if isinstance(head, nn.Linear))
+
     def auxiliary_loss(self, logits: Sequence[Tensor], labels_B: Tensor) -> Tensor | None:
         """Σ over rows and blocks of BCE(ŷ, σ(y_s)); none for one block."""
         if len(logits) == 1:

@@ -25,6 +25,9 @@ class OptimConfig(Settings):
     clip: float = Field(1.0, gt=0, description="CowClip's r; .inf never clips")
     zeta: float = Field(1e-5, ge=0, description="CowClip's ζ, the floor of the clip threshold")
     init_std: float = Field(1e-2, gt=0, description="standard deviation of the embedding rows at the start")
+    initial_bias: Literal["base-rate", "zero"] = Field(
+        "base-rate", description="the output's bias starts at the log-odds of the training rows' clicks, or at zero"
+    )
     warmup_epochs: float = Field(1.0, ge=0, description="the dense rate ramps up linearly over these epochs")
     plateau_factor: float = Field(
         1.0, gt=0, le=1, description="both rates are multiplied by it after an epoch that scored no better"

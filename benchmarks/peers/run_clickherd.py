@@ -15,7 +15,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
@@ -121,7 +121,9 @@ class Pauses(Silent):
         if rows in self.ends:
             self.trainer.learner.settle()
             self.points.stop()
-            self.points.add(epoch + rows / self.ends[-1], self.peer.predict(self.points.test))
+            average = self.trainer.average
+            with average.in_place() if average is not None else nullcontext():  # as a run that ended here would be
+                self.points.add(epoch + rows / self.ends[-1], self.peer.predict(self.points.test))
             self.points.start()
 
 

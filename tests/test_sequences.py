@@ -248,7 +248,7 @@ def test_attention_finds_the_item_in_the_history(store_of: MakeStore, tmp_path: 
         {
             "model": {"name": "din", "embedding_dim": 8, "mlp": mlp, "attention": {"hidden_units": [16]}},
             "optim": {"learning_rate": 1e-2, "embedding_learning_rate": 2e-2, "base_batch_size": 256},
-            "train": {"batch_size": 256, "epochs": 6, "patience": None},
+            "train": {"batch_size": 256, "epochs": 10, "patience": None},
         }
     )
     with seeded(0):

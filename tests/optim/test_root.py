@@ -64,6 +64,15 @@ def test_three_batches_move_the_table_as_the_equations_say(make_store: Callable[
         np.testing.assert_allclose(model.table.weight.numpy(), w, rtol=1e-4, atol=2e-6)
 
 
+def test_a_row_alone_is_learned_from(make_store: Callable[..., Store]) -> None:
+    store, config = make_store(ROWS), config_of(ROWS)
+    with seeded(0):
+        learner = Learner(ClickModel(config.model, store.layout), config, 1)
+    learner.embedding.step = lambda hyper: torch.zeros(2)  # type: ignore[assignment]  # gradients stay to be seen
+    learner.step(HostEpoch(store, np.arange(ROWS), CPU), 0, 1, learner.hyper)
+    assert learner.embedding.grad_VW.any()
+
+
 def test_micro_batches_are_centred_on_their_own_mean(make_store: Callable[..., Store]) -> None:
     store = make_store(ROWS)
     grads = []

@@ -43,6 +43,7 @@ MODELS: dict[str, dict[str, Any]] = {
 
 def main() -> None:
     args = arguments()
+    args.out.mkdir(parents=True, exist_ok=True)
     path = args.out / "histories.json"
     results: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {"runs": []}
     results["machine"] = host.describe(("torch", "numba", "lightgbm"))

@@ -73,6 +73,7 @@ class Results:
     """The runs so far in a JSON file, written anew after each; the same run is not made twice."""
 
     def __init__(self, path: Path, key: tuple[str, ...]) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
         self.path, self.key = path, key
         self.content: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {"runs": []}
         self.content |= {"machine": host.describe(("torch", "numba", "numpy"))}
@@ -93,13 +94,13 @@ class Results:
         self.path.write_text(json.dumps(self.content, indent=1) + "\n")
         print(json.dumps({name: value for name, value in run.items() if name != "valid_by_epoch"}), flush=True)
 
-    def write_table(self, command: str, columns: tuple[str, ...], scored: list[dict[str, Any]] | None = None) -> None:
+    def write_table(self, columns: tuple[str, ...], scored: list[dict[str, Any]] | None = None) -> None:
         """A line for every setting of `columns`, over its seeds."""
         machine = self.content["machine"]
         lines = [
             "DeepFM (128-128), MovieLens-1M, random split.",
             f"{machine['cpu']}, {machine['cores']} cores; {machine['date']}.",
-            f"Command: `{command}`",
+            f"Command: `{' '.join(host.command())}`",
             "",
             f"| {' | '.join(columns)} | seeds | validation AUC | best epoch | test AUC | test log loss |",
             "|---" * (len(columns) + 5) + "|",

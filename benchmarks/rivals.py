@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -44,7 +45,7 @@ from clickherd.runtime import use_threads
 SIZE = 65_536
 
 
-class Rival(CowClip):
+class Rival(CowClip, ABC):
     """An optimiser of the embedding rows; linear weights (column 0) are rows of one column."""
 
     def __init__(self, learner: Learner, **settings: float) -> None:
@@ -64,9 +65,9 @@ class Rival(CowClip):
         self.counts_V.zero_()
         return torch.stack([touched.sum(), torch.zeros((), dtype=torch.int64)])
 
+    @abstractmethod
     def update(self, field: slice, columns: slice, touched_V1: Tensor) -> None:
         """Step one table: its rows and columns, and which of its rows the batch holds."""
-        raise NotImplementedError
 
 
 class RowwiseAdagrad(Rival):
@@ -224,7 +225,7 @@ def main() -> None:
         for seed in args.seeds[1:]:
             measure(results, name, best, seed, rows)
         scored += [run for run in results.runs if (run["rival"], run["settings"]) == (name, best)]
-    results.write_table("python benchmarks/rivals.py", ("rival", "settings"), [shown(run) for run in scored])
+    results.write_table(("rival", "settings"), [shown(run) for run in scored])
 
 
 def measure(results: Results, name: str, settings: dict[str, float], seed: int, rows: Prepared) -> None:

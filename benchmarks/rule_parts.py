@@ -71,6 +71,7 @@ PUBLISHED = {  # CowClip's settings for Criteo, stated at 1,024
     "learning_rate": 8e-4,
     "embedding_learning_rate": 1e-4,
     "averaging": None,
+    "initial_bias": "zero",
 }
 SMALL = ("base batch", "base batch, not centred", "base batch, no average", "CowClip as published, base batch")
 HALVES = ("dense once a batch", "embedding once a batch")
@@ -90,7 +91,7 @@ def main() -> None:
             size = BASE if variant in SMALL else args.batch_size
             if not results.has(variant, size, seed):
                 results.add({"variant": variant, "batch_size": size, "seed": seed, **run(variant, size, seed, rows)})
-    results.write_table("python benchmarks/rule_parts.py", ("variant", "batch_size"))
+    results.write_table(("variant", "batch_size"))
 
 
 def arguments() -> argparse.Namespace:
@@ -179,12 +180,12 @@ class HalfLarge(Learner):
 class Counting(CowClip):
     """CowClip that counts, by ⌊log₂⌋ of their occurrences in the batch, the rows that it clips."""
 
-    touched, clipped = torch.zeros(0), torch.zeros(0)
+    def __init__(self, of: CowClip) -> None:
+        super().__init__(of.table, of.config)
+        self.touched, self.clipped = torch.zeros(32), torch.zeros(32)
 
     def step(self, hyper: Hyperparameters) -> Tensor:
         """See `CowClip.step`."""
-        if not len(self.touched):
-            self.touched, self.clipped = torch.zeros(32), torch.zeros(32)
         rows = self.counts_V.nonzero().squeeze(1)
         wide, counts = int(self.table.wide), self.counts_V[rows]
         weight, grad = self.table.weight[rows, wide:], self.grad_VW[rows, wide:]
@@ -205,7 +206,7 @@ class Counting(CowClip):
 
 def counting(model: ClickModel, config: Config, batch_size: int, made: list[Counting]) -> Learner:
     learner = Learner(model, config, batch_size)
-    learner.embedding = Counting(model.table, learner.embedding.config)
+    learner.embedding = Counting(learner.embedding)
     made.append(learner.embedding)
     return learner
 

@@ -32,7 +32,8 @@ def say(message: str) -> None:
 def settings(model: str, log: Path) -> Config:
     """One large batch size for both; `true_probability` in the log is never a feature.
 
-    The minimum count and the smaller network were chosen on the log's validation rows; all else is the default.
+    The minimum count and the smaller network were chosen on the log's validation rows; all but the number of
+    epochs is the default.
     """
     return resolve(
         {

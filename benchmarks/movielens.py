@@ -7,6 +7,7 @@ epochs without early stopping. A run's validation AUC is that of its best epoch,
 from __future__ import annotations
 
 import json
+import shlex
 import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -100,7 +101,7 @@ class Results:
         lines = [
             "DeepFM (128-128), MovieLens-1M, random split.",
             f"{machine['cpu']}, {machine['cores']} cores; {machine['date']}.",
-            f"Command: `{' '.join(host.command())}`",
+            f"Command: `{shlex.join(host.command())}`",
             "",
             f"| {' | '.join(columns)} | seeds | validation AUC | best epoch | test AUC | test log loss |",
             "|---" * (len(columns) + 5) + "|",

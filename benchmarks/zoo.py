@@ -155,9 +155,11 @@ def run_clickherd(entry: Entry, rows: Rows, seed: int, args: argparse.Namespace)
 def table(results: dict[str, Any]) -> str:
     """A line for every model: both trainers' scores, and what BARS published."""
     machine = results["machine"]
+    threads = {run["settings"]["train"]["threads"] for run in results["runs"] if run["trainer"] == "clickherd"}
+    option = "".join(f" --threads {number}" for number in sorted(threads - {None}))
     lines = [
         f"{results['note']}. {machine['cpu']}, {machine['cores']} cores; {machine['date']}.",
-        "Command: `python benchmarks/zoo.py frappe_x1 --fuxictr FuxiCTR`",
+        f"Command: `python benchmarks/zoo.py frappe_x1 --fuxictr FuxiCTR{option}`",
         "",
         "| model | clickherd, test AUC | FuxiCTR, test AUC | difference | clickherd, log loss | FuxiCTR, log loss "
         "| seeds | seconds an epoch | published by BARS |",

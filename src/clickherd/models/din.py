@@ -66,14 +66,24 @@ class ActivationUnit(nn.Module):
     def forward(self, sequence: SequenceRows, target_BD: Tensor) -> Tensor:
         """Eq. 3."""
         keys_ND, offsets, owners_N = sequence.rows, sequence.offsets, sequence.owners()
-        query_ND = expand(target_BD, owners_N, offsets)
-        pairs_NM = torch.cat([query_ND, keys_ND, query_ND - keys_ND, query_ND * keys_ND], dim=1)
-        if not self.keeps_statistics:
-            pairs_NM = rounded_up(pairs_NM)
-        weights_N1: Tensor = self.mlp(pairs_NM)[: len(keys_ND)].to(keys_ND.dtype)
+        hidden_NU = self._first_layer(keys_ND, target_BD, owners_N, offsets)
+        weights_N1: Tensor = self.mlp.layers[1:](hidden_NU)[: len(keys_ND)].to(keys_ND.dtype)
         if self.softmax:
             weights_N1 = softmax_values(self.scale * weights_N1.squeeze(1), owners_N, offsets).unsqueeze(1)
         return sum_values(weights_N1 * keys_ND, owners_N, offsets)
+
+    def _first_layer(self, keys_ND: Tensor, target_BD: Tensor, owners_N: Tensor, offsets: Tensor) -> Tensor:
+        """W·[v, e, v − e, v ⊙ e] + b as (W_v + W_−)·v + b, once a row, and [W_e − W_−, W_⊙]·[e, v ⊙ e]."""
+        first = self.mlp.layers[0]
+        assert isinstance(first, nn.Linear)
+        of_query, of_key, of_difference, of_product = first.weight.chunk(4, dim=1)
+        query_BU = nn.functional.linear(target_BD, of_query + of_difference, first.bias)
+        pairs_NM = torch.cat([keys_ND, expand(target_BD, owners_N, offsets) * keys_ND], dim=1)
+        if not self.keeps_statistics:
+            pairs_NM = rounded_up(pairs_NM)
+        hidden_NU = nn.functional.linear(pairs_NM, torch.cat([of_key - of_difference, of_product], dim=1))
+        padding = (0, 0, 0, len(hidden_NU) - len(keys_ND))
+        return hidden_NU + nn.functional.pad(expand(query_BU, owners_N, offsets), padding)
 
 
 class DIN(CTRModel):

@@ -6,10 +6,13 @@ epochs without early stopping. A run's validation AUC is that of its best epoch,
 
 from __future__ import annotations
 
+import functools
 import json
+import multiprocessing
 import shlex
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +26,7 @@ from clickherd.evaluate import evaluate
 from clickherd.learner import Learner
 from clickherd.network import ClickModel
 from clickherd.runs import prepare_sources
-from clickherd.runtime import seeded
+from clickherd.runtime import seeded, use_threads
 from clickherd.train import Trainer
 
 BASE = 1024
@@ -42,8 +45,9 @@ def source() -> dict[str, Any]:
     }
 
 
+@functools.cache
 def prepared() -> Prepared:
-    """The encoded rows."""
+    """The encoded rows, encoded once a process."""
     return prepare_sources(resolve(source()), lambda *_: None)
 
 
@@ -94,6 +98,19 @@ class Results:
         self.runs.append(run)
         self.path.write_text(json.dumps(self.content, indent=1) + "\n")
         print(json.dumps({name: value for name, value in run.items() if name != "valid_by_epoch"}), flush=True)
+
+    def run_all(
+        self, wanted: Iterable[Mapping[str, Any]], run: Callable[..., dict[str, Any]], jobs: int, threads: int | None
+    ) -> None:
+        """Keep `run(**key)` for each wanted key that has none yet; `jobs` at a time, each in a process of its own."""
+        order = [tuple(key[name] for name in self.key) for key in wanted]
+        missing = [dict(zip(self.key, key, strict=True)) for key in order if not self.has(*key)]
+        with ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn"), use_threads, (threads,)) as pool:
+            running = {pool.submit(run, **key): key for key in missing}
+            for done in as_completed(running):
+                self.add({**running[done], **done.result()})
+        places = {json.dumps(key): place for place, key in enumerate(order)}
+        self.runs.sort(key=lambda run: places.get(json.dumps(tuple(run[name] for name in self.key)), -1))
 
     def write_table(self, columns: tuple[str, ...], scored: list[dict[str, Any]] | None = None) -> None:
         """A line for every setting of `columns`, over its seeds."""

@@ -34,13 +34,11 @@ from movielens import Results, prepared, train
 from torch import Tensor
 
 from clickherd.config import Config
-from clickherd.data.prepare import Prepared
 from clickherd.device_store import Epoch
 from clickherd.learner import Learner
 from clickherd.network import ClickModel, micro_batches
 from clickherd.optim.cowclip import CowClip
 from clickherd.optim.scaling import Hyperparameters
-from clickherd.runtime import use_threads
 
 SIZE = 65_536
 
@@ -208,35 +206,37 @@ RULES = ("root", "cowclip")
 
 def main() -> None:
     args = arguments()
-    use_threads(args.threads)
     results = Results(args.out / "rivals.json", ("rival", "settings", "seed"))
-    rows = prepared()
-    scored = []
-    for rule in RULES:
-        for seed in args.seeds:
-            if not results.has(rule, {}, seed):
-                results.add({"rival": rule, "settings": {}, "seed": seed, **train(rows, {"rule": rule}, SIZE, seed)})
-        scored += [run for run in results.runs if run["rival"] == rule]
-    for name in args.rivals:
-        for settings in RIVALS[name][1]:
-            measure(results, name, settings, args.seeds[0], rows)
-        tried = [run for run in results.runs if (run["rival"], run["seed"]) == (name, args.seeds[0])]
-        best = max(tried, key=lambda run: run["valid"])["settings"]
-        for seed in args.seeds[1:]:
-            measure(results, name, best, seed, rows)
-        scored += [run for run in results.runs if (run["rival"], run["settings"]) == (name, best)]
+    first, *others = args.seeds
+    wanted = [key(rule, {}, seed) for rule in RULES for seed in args.seeds]
+    wanted += [key(name, settings, first) for name in args.rivals for settings in RIVALS[name][1]]
+    results.run_all(wanted, run, args.jobs, args.threads)
+    best = {name: best_settings(results, name, first) for name in args.rivals}
+    chosen = [key(name, best[name], seed) for name in args.rivals for seed in others]
+    results.run_all([*wanted, *chosen], run, args.jobs, args.threads)
+    scored = [run for run in results.runs if run["settings"] == best.get(run["rival"], {})]
     results.write_table(("rival", "settings"), [shown(run) for run in scored])
 
 
-def measure(results: Results, name: str, settings: dict[str, float], seed: int, rows: Prepared) -> None:
-    """Train a rival, if that was not done before."""
-    if results.has(name, settings, seed):
-        return
-    optim: dict[str, Any] = {"averaging": None} if name == "MEDA" else {}
-    if name in ("Helen", "MEDA"):
+def key(name: str, settings: dict[str, float], seed: int) -> dict[str, Any]:
+    return {"rival": name, "settings": settings, "seed": seed}
+
+
+def best_settings(results: Results, name: str, seed: int) -> dict[str, float]:
+    """Of those tried with this seed, the ones with the best validation AUC."""
+    tried = [run for run in results.runs if (run["rival"], run["seed"]) == (name, seed)]
+    settings: dict[str, float] = max(tried, key=lambda run: run["valid"])["settings"]
+    return settings
+
+
+def run(rival: str, settings: dict[str, float], seed: int) -> dict[str, Any]:
+    """One training."""
+    if rival in RULES:
+        return train(prepared(), {"rule": rival}, SIZE, seed)
+    optim: dict[str, Any] = {"averaging": None} if rival == "MEDA" else {}
+    if rival in ("Helen", "MEDA"):
         optim |= {"embedding_learning_rate": settings["rate"] / 8}  # √s = 8: `root` makes of it the rate stated
-    found = train(rows, optim, SIZE, seed, partial(RIVALS[name][0], settings))
-    results.add({"rival": name, "settings": settings, "seed": seed, **found})
+    return train(prepared(), optim, SIZE, seed, partial(RIVALS[rival][0], settings))
 
 
 def shown(run: dict[str, Any]) -> dict[str, Any]:
@@ -249,6 +249,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--rivals", nargs="*", default=list(RIVALS), choices=list(RIVALS))
     parser.add_argument("--threads", type=int)
+    parser.add_argument("--jobs", type=int, default=1, help="trainings at a time")
     parser.add_argument("--out", type=Path, default=host.RESULTS)
     return parser.parse_args()
 

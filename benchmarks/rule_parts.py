@@ -37,7 +37,6 @@ from clickherd.network import ClickModel, micro_batches
 from clickherd.optim import scaling
 from clickherd.optim.cowclip import CowClip
 from clickherd.optim.scaling import Hyperparameters
-from clickherd.runtime import use_threads
 
 OURS = scaling.EXPONENTS["root"]
 PARTS: dict[str, dict[str, Any]] = {
@@ -83,14 +82,13 @@ VARIANTS = (
 
 def main() -> None:
     args = arguments()
-    use_threads(args.threads)
     results = Results(args.out / "rule-parts.json", ("variant", "batch_size", "seed"))
-    rows = prepared()
-    for seed in args.seeds:
-        for variant in args.variants:
-            size = BASE if variant in SMALL else args.batch_size
-            if not results.has(variant, size, seed):
-                results.add({"variant": variant, "batch_size": size, "seed": seed, **run(variant, size, seed, rows)})
+    wanted = [
+        {"variant": variant, "batch_size": BASE if variant in SMALL else args.batch_size, "seed": seed}
+        for seed in args.seeds
+        for variant in args.variants
+    ]
+    results.run_all(wanted, run, args.jobs, args.threads)
     results.write_table(("variant", "batch_size"))
 
 
@@ -100,12 +98,14 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--variants", nargs="+", default=VARIANTS, choices=VARIANTS)
     parser.add_argument("--threads", type=int)
+    parser.add_argument("--jobs", type=int, default=1, help="trainings at a time")
     parser.add_argument("--out", type=Path, default=host.RESULTS)
     return parser.parse_args()
 
 
-def run(variant: str, size: int, seed: int, rows: Prepared) -> dict[str, Any]:
+def run(variant: str, batch_size: int, seed: int) -> dict[str, Any]:
     """One variant's training."""
+    rows, size = prepared(), batch_size
     if variant in HALVES:
         slow = variant.split(maxsplit=1)[0]
         return train(rows, {"averaging": None}, size, seed, lambda *of: HalfLarge(*of, slow=slow))

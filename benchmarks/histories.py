@@ -33,7 +33,7 @@ LENGTH = 50
 SPLITS = ("train", "valid", "test")
 CATEGORICAL = ("user_id", "movie_id", "gender", "age", "occupation", "zip", "year")
 HISTORY = {"data": {"sequences": {"liked": "movie_id"}, "max_length": LENGTH}}
-WITHOUT = {"data": {"columns": {"liked": {"role": "ignored"}}}}
+WITHOUT = {"data": {"roles": {"liked": "ignored"}}}
 MODELS: dict[str, dict[str, Any]] = {
     "DeepFM": {"model": {"name": "deepfm"}} | WITHOUT,
     "DeepFM, mean of the history": {"model": {"name": "deepfm"}} | HISTORY,

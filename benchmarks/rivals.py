@@ -196,9 +196,9 @@ RIVALS: dict[str, tuple[Callable[..., Learner], list[dict[str, float]]]] = {
     "Clippy": (partial(with_rival, Clippy), [{"rate": rate} for rate in (0.1, 0.2, 0.4, 0.8)]),
     "AdamAR": (
         partial(with_rival, AdamAR),
-        [{"rate": rate, "alpha": alpha} for rate in (0.016, 0.032) for alpha in (1e-4, 1e-3)],
+        [{"rate": rate, "alpha": alpha} for rate in (0.016, 0.032, 0.064) for alpha in (1e-4, 1e-3)],
     ),
-    "Helen": (helen, [{"rate": rate, "rho": rho} for rate in (0.016, 0.032) for rho in (0.01, 0.05)]),
+    "Helen": (helen, [{"rate": rate, "rho": rho} for rate in (0.016, 0.032, 0.064) for rho in (0.01, 0.05)]),
     "MEDA": (meda, [{"rate": rate} for rate in (0.016, 0.032, 0.064, 0.128)]),
 }
 RULES = ("root", "cowclip")

@@ -49,11 +49,8 @@ def trained(job: dict[str, Any], folder: Path) -> dict[str, Any]:
     seed_everything(job["seed"])
     rows, described = Path(job["rows"]), feature_map(job["vocabulary"], job["settings"]["embedding_dim"], folder)
     (folder / described.dataset_id).mkdir()
-    place = Path(job["checkout"]) / "model_zoo" / job["model"]
-    sys.path.insert(0, str(place if (place / "src").is_dir() else place / f"{job['model']}_torch"))
-    model_class = getattr(importlib.import_module("src"), job["model"])
     settings = COMMON | job["settings"] | {"model_id": "zoo", "model_root": str(folder)}
-    model = model_class(described, **settings)
+    model = model_class(Path(job["checkout"]), job["model"])(described, **settings)
     loading = {"data_format": "npz", "batch_size": settings["batch_size"], "num_workers": 1}
     train, valid = RankDataLoader(
         described,
@@ -74,6 +71,14 @@ def trained(job: dict[str, Any], folder: Path) -> dict[str, Any]:
         "seconds": seconds,
         "weights": sum(weight.numel() for weight in model.parameters() if weight.requires_grad),
     }
+
+
+def model_class(checkout: Path, name: str) -> type[Any]:
+    """A class of FuxiCTR's model zoo."""
+    place = checkout / "model_zoo" / name
+    sys.path.insert(0, str(place if (place / "src").is_dir() else place / f"{name}_torch"))
+    found: type[Any] = getattr(importlib.import_module("src"), name)
+    return found
 
 
 def feature_map(vocabulary: dict[str, int], embedding_dim: int, folder: Path) -> FeatureMap:

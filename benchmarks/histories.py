@@ -3,9 +3,9 @@
     CLICKHERD_DATA=FOLDER python benchmarks/histories.py [--seeds 0 1 2] [--models …]
 
 The first eight tenths of each user's ratings train, the next validates, the last tests. A row's history is the user's
-last 50 films that were liked (4 or 5 stars) before it, oldest first, wherever in the log they are. LightGBM takes no
+last 20 films that were liked (4 or 5 stars) before it, oldest first, wherever in the log they are. LightGBM takes no
 lists: it gets the number of those films and, for each genre, the share of them that have it. All models of clickherd
-have its default settings and batch size; runs are kept in benchmarks/results/histories.json.
+have its default settings and batch size and get eight epochs; runs are kept in benchmarks/results/histories.json.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from tables import mean_std
 from clickherd.config import merge, resolve
 from clickherd.runs import train_run
 
-LENGTH = 50
+LENGTH = 20
 SPLITS = ("train", "valid", "test")
 CATEGORICAL = ("user_id", "movie_id", "gender", "age", "occupation", "zip", "year")
 HISTORY = {"data": {"sequences": {"liked": "movie_id"}, "max_length": LENGTH}}
@@ -38,6 +38,7 @@ MODELS: dict[str, dict[str, Any]] = {
     "DeepFM": {"model": {"name": "deepfm"}} | WITHOUT,
     "DeepFM, mean of the history": {"model": {"name": "deepfm"}} | HISTORY,
     "DIN": {"model": {"name": "din"}} | HISTORY,
+    "DIN, softmax": {"model": {"name": "din", "softmax": True}} | HISTORY,
 }
 
 
@@ -47,6 +48,7 @@ def main() -> None:
     path = args.out / "histories.json"
     results: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {"runs": []}
     results["machine"] = host.describe(("torch", "numba", "lightgbm"))
+    results["command"] = host.command()
     done = {(run["model"], run["seed"]) for run in results["runs"]}
     rows = split(read(root() / "movielens_1m"))
     with tempfile.TemporaryDirectory() as folder:
@@ -117,7 +119,7 @@ def split(ratings: pl.DataFrame) -> tuple[pl.DataFrame, pl.DataFrame, pl.DataFra
 def clickherd(settings: dict[str, Any], files: dict[str, Path], seed: int, threads: int | None) -> dict[str, Any]:
     """A run with the default settings."""
     source = {"data": [str(files["train"])], "valid": [str(files["valid"])], "test": [str(files["test"])]}
-    of_run = {"source": source, "data": {"label": "label"}, "train": {"seed": seed, "threads": threads}}
+    of_run = {"source": source, "data": {"label": "label"}, "train": {"epochs": 8, "seed": seed, "threads": threads}}
     config = resolve(merge(of_run, settings))
     with tempfile.TemporaryDirectory() as folder:
         metrics = train_run(config, Path(folder) / "run", report=False)
@@ -159,7 +161,7 @@ def table(results: dict[str, Any], sizes: list[int]) -> str:
     lines = [
         f"MovieLens-1M, split by each user's time: {' / '.join(f'{size:,}' for size in sizes)} rows.",
         f"{machine['cpu']}, {machine['cores']} cores; {machine['date']}.",
-        "Command: `python benchmarks/histories.py`",
+        f"Command: `{' '.join(results['command'])}`",
         "",
         "| model | seeds | validation AUC | test AUC | test log loss |",
         "|---|---|---|---|---|",

@@ -522,3 +522,15 @@ def test_the_gpu_benchmark_accounts_for_a_run(benchmark: Any) -> None:
     assert result["seconds"]["total"] == pytest.approx(sum(v for k, v in result["seconds"].items() if k != "total"))
     assert all(part["measured_ms"] > 0 and part["roofline_ms"] > 0 for part in result["parts"][1:])
     assert "whole step" in script.table_of(result | {"precision": "fp32", "epochs": 2})
+
+
+def test_the_leaderboard_is_that_of_the_result_files(benchmark: Any) -> None:
+    leaderboard = benchmark("leaderboard")
+    assert leaderboard.PAGE.read_text() == leaderboard.page(), "python benchmarks/leaderboard.py writes it anew"
+
+
+def test_every_model_whose_speed_is_compared_is_built_as_asked(benchmark: Any) -> None:
+    for name, pair in benchmark("zoo_speed").MODELS.items():
+        config = resolve({"model": {"name": name, **pair.model}}).model
+        assert all(pair.model[key] == getattr(config, key) for key in pair.model if isinstance(pair.model[key], str))
+        assert config.build(5, 0).__class__.__name__.lower() == name.replace("_", "")

@@ -160,12 +160,12 @@ def table(result: Mapping[str, Any]) -> str:
             {name: by_round(runs, key, model=model, trainer=name) for name in RUNNERS}
             for key in ("rows_per_second", "peak_rss_mib")
         )
-        weights = [{run["weights"] for run in runs if run["model"] == model and run["trainer"] == n} for n in RUNNERS]
+        weights = [set(by_round(runs, "weights", model=model, trainer=name).values()) for name in RUNNERS]
         lines.append(
             [
                 f"`{model}`",
                 *(spread(pace[name], "{:,.0f}") for name in RUNNERS),
-                spread(quotient(*pace.values()), "{:.2f}"),
+                spread(quotient(*pace.values()), "{:.2f}") if all(pace.values()) else "–",
                 *(spread(peak[name], "{:,.0f}") for name in RUNNERS),
                 " / ".join(f"{min(found):,}" for found in weights if found),
             ]

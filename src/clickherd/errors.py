@@ -59,6 +59,12 @@ class Interrupted(Exception):  # noqa: N818  (not a fault: the user asked for it
 def did_you_mean(name: str, valid: Iterable[str]) -> str:
     """A sentence that lists the valid names, the likeliest first. For the `mend` of an error."""
     names = sorted(valid)
-    close = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+    abbreviated = [valid_name for valid_name in names if "_" in valid_name and initials(valid_name) == name]
+    close = abbreviated or difflib.get_close_matches(name, names, n=1, cutoff=0.5)
     hint = f"Did you mean {close[0]!r}? " if close else ""
     return f"{hint}Valid names: {', '.join(names)}."
+
+
+def initials(name: str) -> str:
+    """`lr` of `learning_rate`."""
+    return "".join(word[:1] for word in name.split("_"))

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shlex
 import sys
 import tempfile
 from collections import deque
@@ -161,7 +162,7 @@ def table(results: dict[str, Any], sizes: list[int]) -> str:
     lines = [
         f"MovieLens-1M, split by each user's time: {' / '.join(f'{size:,}' for size in sizes)} rows.",
         f"{machine['cpu']}, {machine['cores']} cores; {machine['date']}.",
-        f"Command: `{' '.join(results['command'])}`",
+        f"Command: `{shlex.join(results['command'])}`",
         "",
         "| model | seeds | validation AUC | test AUC | test log loss |",
         "|---|---|---|---|---|",

@@ -7,29 +7,16 @@ in FuxiCTR's environment. No L2, Adam at 1e-3, no metrics while training.
 
 from __future__ import annotations
 
-import json
-import logging
-import sys
-import tempfile
 import time
 from pathlib import Path
 from typing import Any
 
 import measure
-import torch
 from fuxictr.pytorch.dataloaders import RankDataLoader
 from fuxictr.pytorch.torch_utils import seed_everything
-from train_fuxictr import COMMON, feature_map, model_class
+from train_fuxictr import COMMON, answer, feature_map, model_class
 
 EMBEDDING_DIM = 10
-
-
-def main() -> None:
-    job: dict[str, Any] = json.loads(Path(sys.argv[1]).read_text())
-    logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(message)s")
-    torch.set_num_threads(job["threads"])
-    with tempfile.TemporaryDirectory() as folder:
-        print(json.dumps(timed(job, Path(folder))))
 
 
 def timed(job: dict[str, Any], folder: Path) -> dict[str, Any]:
@@ -62,4 +49,4 @@ def timed(job: dict[str, Any], folder: Path) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    main()
+    answer(timed)

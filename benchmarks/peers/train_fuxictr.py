@@ -14,6 +14,7 @@ import logging
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -37,11 +38,16 @@ COMMON = {
 
 
 def main() -> None:
+    answer(trained)
+
+
+def answer(work: Callable[[dict[str, Any], Path], dict[str, Any]]) -> None:
+    """Do the job that the command line names, with a folder to write to, and print what comes of it as JSON."""
     job: dict[str, Any] = json.loads(Path(sys.argv[1]).read_text())
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(message)s")
     torch.set_num_threads(job["threads"])
     with tempfile.TemporaryDirectory() as folder:
-        print(json.dumps(trained(job, Path(folder))))
+        print(json.dumps(work(job, Path(folder))))
 
 
 def trained(job: dict[str, Any], folder: Path) -> dict[str, Any]:

@@ -57,7 +57,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
         "training_state",
     ),
 }
-COMMAND_LINE = ("cli", "cli_data", "cli_scale", "cli_shared", "cli_tune")
+COMMAND_LINE = ("cli", "cli_data", "cli_scale", "cli_select", "cli_shared", "cli_tune")
 
 # Library → the parts that never import it, not even inside a function.
 NEVER: dict[str, tuple[str, ...]] = {

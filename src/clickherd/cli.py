@@ -21,6 +21,7 @@ from rich.text import Text
 from clickherd import __version__
 from clickherd.cli_data import app as data_app
 from clickherd.cli_scale import scale
+from clickherd.cli_select import select
 from clickherd.cli_shared import AsJson, Given, StopSignal, announce, err, nested, takes_settings, watch
 from clickherd.cli_tune import tune
 from clickherd.errors import ConfigError, Interrupted, UserError
@@ -94,6 +95,7 @@ def train(
 
 app.command()(scale)
 app.command()(tune)
+app.command()(select)
 
 
 @app.command()

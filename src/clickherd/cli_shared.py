@@ -100,6 +100,9 @@ def given(
             "those clicked; repeatable.",
         ),
     ] = None,
+    features: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Learn from these columns alone; clickherd select writes it.")
+    ] = None,
     group: Annotated[str | None, typer.Option(help="Column by which GAUC groups rows, such as a user id.")] = None,
     min_count: Annotated[int | None, typer.Option(help="Rarer values become 'unknown'.")] = None,
     recipe: Annotated[Path | None, typer.Option(help="YAML of settings; flags go before it.")] = None,
@@ -111,13 +114,23 @@ def given(
     device: Annotated[str | None, typer.Option(help="cpu or cuda.")] = None,
 ) -> Given:
     """The options of every verb that trains."""
+    crosses = [item.split("*") for item in cross or ()]
+    chosen: tuple[str, ...] = ()
+    if features is not None:
+        from clickherd.data.features import load_features
+
+        found = load_features(features)
+        chosen = found.features
+        crosses += [list(columns) for columns in found.crosses if list(columns) not in crosses]
+        chosen += tuple(item for item in cross or () if item not in chosen)
     flags = {
         "data.label": label,
         "data.positive": positive,
         "data.format": format,
         "data.split": split,
         "data.time_column": time_column,
-        "data.crosses": [item.split("*") for item in cross] if cross else None,
+        "data.features": chosen or None,
+        "data.crosses": crosses or None,
         "data.sequences": _pairs(sequence or [], "--sequence", ":") or None,
         "data.histories": history or None,
         "data.group": group,
@@ -217,8 +230,11 @@ def watch(stop: StopSignal, *, lines: bool = True) -> RichObserver:
     return Watch(err, lines=lines)
 
 
-def folder_for(verb: str, config: Config) -> Path:
-    """The folder that a verb fills when no --out is given: the same for the same data and model, so that it goes on."""
+def folder_for(verb: str, config: Config, kind: str | None = None) -> Path:
+    """The folder that a verb fills when no --out is given: the same for the same data and `kind`, so that it goes on.
+
+    The kind is the model's name where none is given.
+    """
     name = config.source.data[0].rstrip("/").rpartition("/")[2].partition(".")[0]
     stem = re.sub(r"[^\w-]+", "-", name).strip("-") or "data"
-    return Path("runs") / f"{verb}-{stem}-{config.model.name}"
+    return Path("runs") / f"{verb}-{stem}-{kind or config.model.name}"

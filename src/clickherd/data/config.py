@@ -59,6 +59,9 @@ class DataConfig(Settings):
         ("", "NULL", "null", "\\N", "NA", "N/A"), description="texts that mean missing"
     )
     roles: dict[str, Role] = Field({}, description="column → role, where the inferred one is not wanted")
+    features: tuple[str, ...] = Field(
+        (), description="the columns to learn from, crosses and histories included; all that can be when empty"
+    )
     min_count: int = Field(2, ge=1, description="values seen less often in the training rows become 'unknown'")
     crosses: tuple[tuple[str, ...], ...] = Field(
         (), description="columns whose combinations of values become a column, e.g. [[user, item]]"

@@ -182,6 +182,7 @@ def drop(column: Column, reason: str, config: DataConfig) -> Column:
 def _check_names(source: Source, config: DataConfig) -> None:
     """See that settings name columns that are there and do not contradict each other."""
     named: list[tuple[str, Iterable[str]]] = [
+        ("features", config.features),
         ("roles", config.roles),
         ("hash_buckets", config.hash_buckets),
         ("numeric_columns", config.numeric_columns),
@@ -293,6 +294,8 @@ def _column(values: pl.Series, config: DataConfig, *, criteo: bool) -> Column:
         return Column(name, "ignored", "as set")
     present = without_nulls(values, config.null_values).drop_nulls()
     found = _given(present, config, criteo=criteo) or _inferred(present, config)
+    if config.features and name not in config.features and found.role in FEATURE_ROLES:
+        return Column(name, "ignored", "as set")
     _check_role(found, present)
     if found.role != "numeric":
         return found

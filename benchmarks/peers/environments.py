@@ -121,6 +121,9 @@ XGBOOST = Environment("xgboost", (ARITHMETIC, ("--no-deps", "xgboost==3.2.0")))
 CATBOOST = Environment("catboost", (ARITHMETIC, ("catboost==1.2.10", "pandas==3.1.1")))
 VOWPAL_WABBIT = Environment("vowpal-wabbit", (ARITHMETIC, ("vowpalwabbit==9.11.9",)))
 
+# for benchmarks/outrank.py; xxhash 4 takes bytes only, which it does not give
+OUTRANK = Environment("outrank", (("outrank==0.97.5", "xxhash==3.5.0", "numba==0.68.1", "numpy==2.4.6"),))
+
 KNOWN = {
     "clickherd": Peer("clickherd", OWN, "run_clickherd.py", "default"),
     "clickherd-bf16": Peer("clickherd, bf16 products", OWN, "run_clickherd.py", "bf16"),

@@ -1,9 +1,10 @@
-"""docs/leaderboard.md: every model on every public data set, from the result files, and what BARS published.
+"""docs/leaderboard.md: what was trained on public data sets, from the result files, and what BARS published.
 
     python benchmarks/leaderboard.py
 
 It trains nothing. A line is one model of one trainer with one set of settings, over its seeds; lines are in the order
-of their validation AUC, which is what settings were chosen by. Test scores choose nothing.
+of their validation AUC. Test scores choose nothing here, but the published settings that some lines have were chosen by
+them.
 """
 
 from __future__ import annotations
@@ -33,8 +34,9 @@ INTRODUCTION = """# Leaderboard
 
 Made by `python benchmarks/leaderboard.py` from the files in [benchmarks/results](../benchmarks/results), each of which
 names its machine and the command that made it. Mean ± standard deviation over seeds. Lines are in the order of their
-validation AUC, by which settings and epochs were chosen; test rows were scored once. Samples of a few thousand rows are
-left out: they tell nothing.
+validation AUC, by which epochs were chosen, and settings too where there was a choice: the five networks beside FuxiCTR
+on Frappe have those that BARS published, which were chosen by test scores. Test rows were scored once. Samples of a few
+thousand rows are left out: they tell nothing.
 """
 PUBLISHED = """What [BARS](https://github.com/reczoo/BARS) published for Frappe_x1, one seed each. Read with care: those
 models were trained on the original training rows, and their settings were chosen by the scores that are shown.

@@ -13,6 +13,7 @@ import shlex
 import tempfile
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -107,8 +108,16 @@ class Results:
         missing = [dict(zip(self.key, key, strict=True)) for key in order if not self.has(*key)]
         with ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn"), use_threads, (threads,)) as pool:
             running = {pool.submit(run, **key): key for key in missing}
+            failed = []
             for done in as_completed(running):
-                self.add({**running[done], **done.result()})
+                if (error := done.exception()) is None:
+                    self.add(
+                        {**running[done], **done.result(), "commit": host.commit(), "date": date.today().isoformat()}
+                    )
+                else:
+                    failed.append(error)
+        if failed:  # once all that went well is kept
+            raise failed[0]
         places = {json.dumps(key): place for place, key in enumerate(order)}
         self.runs.sort(key=lambda run: places.get(json.dumps(tuple(run[name] for name in self.key)), -1))
 

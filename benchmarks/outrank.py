@@ -81,7 +81,7 @@ def write_log(folder: Path, rows: int) -> list[str]:
     subprocess.run([CLICKHERD, "data", "synth", "--rows", str(rows), "--out", folder / "log.parquet"], check=True)
     frame = pl.read_parquet(folder / "log.parquet")
     columns = [name for name in frame.columns if name.startswith("C")]
-    rng = np.random.default_rng(0)
+    rng = np.random.default_rng(1)
     noise = [frame[name].gather(rng.permutation(rows)).alias(NOISE + name) for name in columns[::2]]
     (folder / "log").mkdir()
     frame.select(["label", *columns]).with_columns(noise).fill_null("").write_csv(folder / "log/data.csv")

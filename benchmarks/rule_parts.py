@@ -40,9 +40,11 @@ from clickherd.optim.scaling import Hyperparameters
 
 OURS = scaling.EXPONENTS["root"]
 PARTS: dict[str, dict[str, Any]] = {
-    "not centred": {"centred": False},
+    "all of the common gradient kept": {"common": 0.0},
+    "1/√s of it kept": {"common": -0.5},
+    "nothing of it kept": {"common": -math.inf},
     "β₁ as it is": {"momentum": 0.0},
-    "not centred, β₁ as it is": {"centred": False, "momentum": 0.0},
+    "all of the common gradient kept, β₁ as it is": {"common": 0.0, "momentum": 0.0},
     "embedding rate as it is": {"exponents": (0.0, 0.5, 0.0)},
     "embedding rate ∝ s": {"exponents": (1.0, 0.5, 0.0)},
     "dense rate as it is": {"exponents": (0.5, 0.0, 0.0)},
@@ -62,8 +64,8 @@ OPTIM: dict[str, dict[str, Any]] = {
 }
 CLIPPED: dict[str, dict[str, Any]] = {
     "clipped, r = 1": {},
-    "clipped by count / B, r = 1": {"clip": 1 / 65_536},
-    "clipped by count / B, r = 64": {"clip": 64 / 65_536},
+    "clipped by count / B, r = 1": {"clip": 1.0},  # divided by the batch size
+    "clipped by count / B, r = 64": {"clip": 64.0},
 }
 PUBLISHED = {  # CowClip's settings for Criteo, stated at 1,024
     "rule": "cowclip",
@@ -72,7 +74,7 @@ PUBLISHED = {  # CowClip's settings for Criteo, stated at 1,024
     "averaging": None,
     "initial_bias": "zero",
 }
-SMALL = ("base batch", "base batch, not centred", "base batch, no average", "CowClip as published, base batch")
+SMALL = ("base batch", "base batch, no average", "CowClip as published, base batch")
 HALVES = ("dense once a batch", "embedding once a batch")
 VARIANTS = (
     *("as it is", *PARTS, *(name for name in OPTIM if name not in SMALL), *CLIPPED),
@@ -111,23 +113,27 @@ def run(variant: str, batch_size: int, seed: int) -> dict[str, Any]:
         return train(rows, {"averaging": None}, size, seed, lambda *of: HalfLarge(*of, slow=slow))
     if variant in CLIPPED:
         with rule("cowclip"):
-            return count_clipped(rows, {"rule": "cowclip", **CLIPPED[variant]}, size, seed)
+            clip = {"clip": CLIPPED[variant]["clip"] / size} if CLIPPED[variant] else {}
+            return count_clipped(rows, {"rule": "cowclip", **clip}, size, seed)
     if variant.startswith("CowClip as published"):
         return count_clipped(rows, PUBLISHED, size, seed)
-    part = {"centred": False} if variant == "base batch, not centred" else PARTS.get(variant, {})
-    with rule("root", **part):
+    with rule("root", **PARTS.get(variant, {})):
         return train(rows, OPTIM.get(variant, {}), size, seed)
 
 
 @contextmanager
 def rule(
-    name: str, *, exponents: tuple[float, float, float] = OURS, centred: bool = True, momentum: float = 0.25
+    name: str,
+    *,
+    exponents: tuple[float, float, float] = OURS,
+    common: float = scaling.COMMON["root"],
+    momentum: float = scaling.MOMENTUM["root"],
 ) -> Iterator[None]:
     """The rule `name` as `root` is, but for what is given."""
     with (
         patch.dict(scaling.EXPONENTS, {name: exponents}),
         patch.dict(scaling.MOMENTUM, {name: momentum}),
-        patch.object(scaling, "CENTRED", (name,) if centred else ()),
+        patch.dict(scaling.COMMON, {name: common}),
     ):
         yield
 
@@ -189,7 +195,7 @@ class Counting(CowClip):
         rows = self.counts_V.nonzero().squeeze(1)
         wide, counts = int(self.table.wide), self.counts_V[rows]
         weight, grad = self.table.weight[rows, wide:], self.grad_VW[rows, wide:]
-        floor = math.sqrt(weight.shape[1]) * self.config.zeta
+        floor = hyper.clip * math.sqrt(weight.shape[1]) * self.config.zeta
         threshold = counts * hyper.clip * weight.norm(dim=1).clamp(min=floor)
         exceeds = (grad + 2 * hyper.l2 * weight).norm(dim=1) > threshold
         bucket = counts.log2().long()

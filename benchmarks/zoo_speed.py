@@ -93,9 +93,7 @@ def main() -> None:
         for run in measurements(args):
             result["runs"].append(run | measure(run, args, Path(folder)))
             file.write_text(json.dumps(result, indent=1) + "\n")
-            print(
-                json.dumps({key: value for key, value in result["runs"][-1].items() if key != "settings"}), flush=True
-            )
+            print(json.dumps(result["runs"][-1]), flush=True)
     write_table(file, table(result))
 
 

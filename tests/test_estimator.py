@@ -189,6 +189,31 @@ def test_partial_fit_goes_on_learning() -> None:
     assert aucs[-1] > aucs[0] + 0.02
 
 
+def test_partial_fit_starts_at_the_base_rate() -> None:
+    X, _ = clicks(4_000, seed=1)
+    y = np.arange(len(X)) % 100 == 0
+    model = CTRClassifier(batch_size=512).partial_fit(X, y)
+    assert model.predict_proba(X)[:, 1].mean() < 0.03
+
+
+def test_partial_fit_learns_from_a_chunk_in_which_a_column_has_one_value() -> None:
+    """As of one campaign, or one day: what its rows have in common is then all that they tell."""
+    rng = np.random.default_rng(0)
+    campaigns = pd.DataFrame(
+        {"campaign": rng.choice(["c1", "c2", "c3"], 6_000), "site": rng.choice(list("abc"), 6_000)}
+    )
+    model = CTRClassifier(model="lr", batch_size=1024, settings={"optim": {"base_batch_size": 64}})
+    model.fit(campaigns, rng.random(6_000) < 0.2)
+    one = campaigns.assign(campaign="c1")
+    means = []
+    for _ in range(5):
+        model.partial_fit(one, rng.random(6_000) < 0.8)
+        means.append(model.predict_proba(one)[:, 1].mean())
+    assert means[-1] > 0.35
+    others = model.predict_proba(campaigns.assign(campaign="c2"))[:, 1].mean()
+    assert means[-1] > others + 0.05
+
+
 def test_settings_and_parameters_come_back_after_loading(tmp_path: Path) -> None:
     X, y = clicks(400, seed=1)
     model = CTRClassifier(roles={"price": "ignored"}, settings={"optim": {"l2": 0.5}}, epochs=1).fit(X, y)

@@ -119,9 +119,10 @@ class Learner:
         grad_rows_BFD, *others = torch.autograd.grad(total, leaves, allow_unused=True, materialize_grads=True)
         grad_sequences = [others.pop(0) for _ in sequences]
         grad_wide_B = others.pop(0) if model.table.wide else None
-        if self.hyper.centred and len(grad_rows_BFD) > 1:  # of the micro-batch, as an estimate of the batch's
-            grad_rows_BFD = grad_rows_BFD - grad_rows_BFD.mean(dim=0)
-            grad_wide_B = grad_wide_B - grad_wide_B.mean() if grad_wide_B is not None else None
+        if self.hyper.common < 1:  # the mean of the micro-batch, as an estimate of the batch's
+            less = 1 - self.hyper.common
+            grad_rows_BFD = grad_rows_BFD - less * grad_rows_BFD.mean(dim=0)
+            grad_wide_B = grad_wide_B - less * grad_wide_B.mean() if grad_wide_B is not None else None
         return Gradients(loss.detach(), grad_rows_BFD, grad_wide_B, grad_sequences, others)
 
     def _add(self, batch: TensorBatch, gradients: Gradients) -> torch.Tensor:

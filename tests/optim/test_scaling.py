@@ -35,7 +35,7 @@ def test_a_rule_scales_by_its_row_of_the_table(rule: Rule) -> None:
     assert hyper.learning_rate == pytest.approx(1e-3 * dense)
     assert hyper.l2 == pytest.approx(1e-5 * l2)
     assert hyper.clip == (0.5 if clips else math.inf)
-    assert hyper.centred == (rule == "root")
+    assert hyper.common == pytest.approx(1 / S if rule == "root" else 1)
     assert hyper.beta1 == pytest.approx(1 - 0.1 * 8**0.5 if rule == "root" else 0.9)  # 64^¼
 
 

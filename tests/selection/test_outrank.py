@@ -131,7 +131,8 @@ def test_a_column_that_tells_nothing_scores_within_its_noise(cardinality: int) -
     x = rng.integers(0, cardinality, (n, 8)).astype(np.int32) + np.arange(8, dtype=np.int32) * cardinality
     counts, sums = tally(x, Marks.of((rng.random(n) < 0.2).astype(np.uint8), np.zeros(n, np.uint8)), 8 * cardinality)
     found = [relevance(c, s) for c, s in zip(np.split(counts, 8), np.split(sums, 8), strict=True)]
-    assert all(abs(one.above_noise) < 4 for one in found)
+    most = 6 if cardinality == 2 else 4  # χ² of one degree of freedom has a long tail
+    assert all(abs(one.above_noise) < most for one in found)
     assert abs(np.mean([one.above_noise for one in found])) < 1.5
     if cardinality >= 1_000:  # information as it is grows with the number of values
         assert all(one.information > 10 * one.noise for one in found)

@@ -9,19 +9,21 @@ cowclip          1                √s           s      on
 root             √s               √s           1      off
 
 The last is our own, and the default; docs/large-batch.md has what each part is worth. Adam divides a row's gradient by
-the root of its second moment. The mean over s times the rows has a variance s times smaller, so a rate √s times larger
-keeps the noise of a step what it was (Malladi et al., 2022, "On the SDEs and scaling rules for adaptive gradient
-algorithms"). λΣw² belongs to the loss, which does not change with the batch size; nor is there anything to clip. And
-gradients are centred, field by field, before they are added up row by row:
+the root of its second moment, so that a step is as long whatever the batch, and an epoch has s times fewer steps. A
+rate √s times larger keeps the noise that an epoch's steps add up to what it was: the square-root rule of Malladi et
+al., 2022 ("On the SDEs and scaling rules for adaptive gradient algorithms"), of whose rules for the moments and ε
+nothing is taken. λΣw² belongs to the loss, which does not change with the batch size; nor is there anything to clip.
+And of what the gradients of a field have in common, a share of 1/s is kept, before they are added up row by row:
 
-    g_b,f ← g_b,f − mean_b g_b,f        g_b,f: of the loss with respect to the row that field f of example b looked up
+    g_b,f ← g_b,f − (1 − 1/s)·mean_b g_b,f    g_b,f: of the loss with respect to the row that field f of example b has
 
-What the rows of a field have in common shifts the inputs of every example alike. All large steps that agree on it add
-up, over rows and over fields, and the more fields there are, the lower is the rate at which they swing; the weights and
-biases behind the table can learn it by themselves. What tells one row from another is left as it is.
+What the rows of a field have in common shifts the inputs of every example alike. Steps that agree on it add up, over
+rows and over fields, and the more fields there are, the lower is the rate at which they swing. Nothing of it would be
+too little: where a single bias stands behind the table, as in LR, the rows must carry a part of it. The mean is that of
+the micro-batch. Values of sequences, which several examples may share, are left as they are.
 
 Adam's momentum looks back over 1/(1 − β₁) batches. Ten of them are a hundredth of an epoch of a million rows at 1,024,
-and two thirds of it at 65,536. So 1 − β₁ grows as well, by the fourth root of s, up to ½.
+and two thirds of it at 65,536. So 1 − β₁ grows as well, by the fourth root of s, up to ½: to (1 − β₁)·s^¼.
 """
 
 from __future__ import annotations
@@ -41,7 +43,7 @@ EXPONENTS = {
     "root": (0.5, 0.5, 0.0),
 }
 MOMENTUM = {"root": 0.25}  # exponent of s for 1 − β₁; of the others: 0
-CENTRED = ("root",)  # the rules that centre gradients
+COMMON = {"root": -1.0}  # exponent of s for what is kept of a field's common gradient; of the others: 0
 
 
 @dataclass(frozen=True)
@@ -53,7 +55,7 @@ class Hyperparameters:
     l2: float
     clip: float  # r; infinite: no clip
     beta1: float = 0.9  # of Adam's momentum
-    centred: bool = False  # the mean over the batch is taken off the gradients of each field
+    common: float = 1.0  # share that is kept of the gradient that the rows of a field have in common
 
     def decayed(self, factor: float) -> Hyperparameters:
         """With both rates multiplied by `factor`."""
@@ -83,7 +85,7 @@ def scaled(optim: OptimConfig, batch_size: int) -> Hyperparameters:
         l2=optim.l2 * scale**l2,
         clip=optim.clip if optim.rule == "cowclip" else math.inf,
         beta1=1 - max(min(forgets * max(scale, 1.0) ** MOMENTUM.get(optim.rule, 0.0), 0.5), forgets),
-        centred=optim.rule in CENTRED,
+        common=max(scale, 1.0) ** COMMON.get(optim.rule, 0.0),
     )
 
 

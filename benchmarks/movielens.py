@@ -21,17 +21,16 @@ import host
 from datasets import root
 from tables import mean_std
 
-from clickherd.config import Config, merge, resolve
+from clickherd.config import merge, resolve
 from clickherd.data.prepare import Prepared
 from clickherd.evaluate import evaluate
 from clickherd.learner import Learner
 from clickherd.network import ClickModel
 from clickherd.runs import prepare_sources
 from clickherd.runtime import seeded, use_threads
-from clickherd.train import Trainer
+from clickherd.train import LearnerOf, Trainer
 
 BASE = 1024
-LearnerOf = Callable[[ClickModel, Config, int], Learner]
 
 
 def source() -> dict[str, Any]:
@@ -61,8 +60,7 @@ def train(
         model = ClickModel(config.model, rows.encoder.layout, init_std=config.optim.init_std)
         assert rows.valid is not None
         assert rows.test is not None
-        trainer = Trainer(config, model, rows.train, rows.valid, Path(folder))
-        trainer.learner = learner_of(model, config, size)
+        trainer = Trainer(config, model, rows.train, rows.valid, Path(folder), learner_of=learner_of)
         progress = trainer.run()
         test = evaluate(model, rows.test).scores
     by_epoch = [record["valid"]["auc"] for record in progress.history]

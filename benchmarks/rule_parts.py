@@ -3,7 +3,8 @@
     CLICKHERD_DATA=FOLDER python benchmarks/rule_parts.py [--batch-size 65536] [--seeds 0 1 2] [--variants …]
 
 One thing at a time is changed (`movielens.py` has what is common); runs are kept in benchmarks/results, in
-rule-parts.json.
+rule-parts.json. `root` keeps 1/s of what the gradients of a field have in common; the variants that are not about that
+share keep nothing of it, as the rule did when they were first measured. On this log that is the same.
 
 In `dense once a batch` and `embedding once a batch` only one half of the model sees a large batch: the other half takes
 a step of its own at each of the s base batches in it. Where a rule clips, the share of rows that were clipped is kept
@@ -39,12 +40,15 @@ from clickherd.optim.cowclip import CowClip
 from clickherd.optim.scaling import Hyperparameters
 
 OURS = scaling.EXPONENTS["root"]
-PARTS: dict[str, dict[str, Any]] = {
-    "all of the common gradient kept": {"common": 0.0},
-    "1/√s of it kept": {"common": -0.5},
+SHARES: dict[str, dict[str, Any]] = {
+    "as it is": {},
+    "1/√s of the common gradient kept": {"common": -0.5},
     "nothing of it kept": {"common": -math.inf},
+    "all of it kept": {"common": 0.0},
+    "all of it kept, β₁ as it is": {"common": 0.0, "momentum": 0.0},
+}
+PARTS: dict[str, dict[str, Any]] = {
     "β₁ as it is": {"momentum": 0.0},
-    "all of the common gradient kept, β₁ as it is": {"common": 0.0, "momentum": 0.0},
     "embedding rate as it is": {"exponents": (0.0, 0.5, 0.0)},
     "embedding rate ∝ s": {"exponents": (1.0, 0.5, 0.0)},
     "dense rate as it is": {"exponents": (0.5, 0.0, 0.0)},
@@ -77,7 +81,7 @@ PUBLISHED = {  # CowClip's settings for Criteo, stated at 1,024
 SMALL = ("base batch", "base batch, no average", "CowClip as published, base batch")
 HALVES = ("dense once a batch", "embedding once a batch")
 VARIANTS = (
-    *("as it is", *PARTS, *(name for name in OPTIM if name not in SMALL), *CLIPPED),
+    *(*SHARES, *PARTS, *(name for name in OPTIM if name not in SMALL), *CLIPPED),
     *("CowClip as published", *SMALL, *HALVES),
 )
 
@@ -110,13 +114,17 @@ def run(variant: str, batch_size: int, seed: int) -> dict[str, Any]:
     rows, size = prepared(), batch_size
     if variant in HALVES:
         slow = variant.split(maxsplit=1)[0]
-        return train(rows, {"averaging": None}, size, seed, lambda *of: HalfLarge(*of, slow=slow))
+        with rule("root"):
+            return train(rows, {"averaging": None}, size, seed, lambda *of: HalfLarge(*of, slow=slow))
     if variant in CLIPPED:
         with rule("cowclip"):
             clip = {"clip": CLIPPED[variant]["clip"] / size} if CLIPPED[variant] else {}
             return count_clipped(rows, {"rule": "cowclip", **clip}, size, seed)
     if variant.startswith("CowClip as published"):
         return count_clipped(rows, PUBLISHED, size, seed)
+    if variant in SHARES:
+        with rule("root", **{"common": scaling.COMMON["root"], **SHARES[variant]}):
+            return train(rows, {}, size, seed)
     with rule("root", **PARTS.get(variant, {})):
         return train(rows, OPTIM.get(variant, {}), size, seed)
 
@@ -126,7 +134,7 @@ def rule(
     name: str,
     *,
     exponents: tuple[float, float, float] = OURS,
-    common: float = scaling.COMMON["root"],
+    common: float = -math.inf,
     momentum: float = scaling.MOMENTUM["root"],
 ) -> Iterator[None]:
     """The rule `name` as `root` is, but for what is given."""

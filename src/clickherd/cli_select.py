@@ -1,56 +1,120 @@
-"""`clickherd select DATA …`: what each column tells about clicks, and which to train on."""
+"""`clickherd select DATA …`: what each column tells about clicks, which to train on, which values are worth a row."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from clickherd.cli_shared import AsJson, Given, announce, folder_for, takes_settings
+from clickherd.cli_shared import (
+    AsJson,
+    Given,
+    StopSignal,
+    announce,
+    folder_for,
+    nested,
+    same_command,
+    takes_settings,
+    watch,
+)
+from clickherd.errors import ConfigError, Interrupted, did_you_mean
+
+if TYPE_CHECKING:
+    from clickherd.config import Config
+
+METHODS = ("outrank", "optfs")
 
 
 @takes_settings
 def select(
     given: Given,
+    method: Annotated[
+        str,
+        typer.Option(help="outrank counts and ranks columns; optfs learns which values are worth an embedding row."),
+    ] = "outrank",
     keep: Annotated[
-        int | None, typer.Option(min=1, help="Keep so many columns, the best; all above the noise when not given.")
+        int | None, typer.Option(min=1, help="outrank: keep so many columns, the best; by default all above the noise.")
     ] = None,
     pairs: Annotated[
-        int, typer.Option(min=0, help="Look at every two of so many columns, the best by themselves; 0: at none.")
-    ] = 64,
+        int | None,
+        typer.Option(
+            min=0, help="outrank: look at every two of so many columns, the best by themselves; 64 by default."
+        ),
+    ] = None,
+    penalty: Annotated[
+        float | None,
+        typer.Option(
+            min=0, help="optfs: what a value has to take off the training rows' log loss, in nats over all rows."
+        ),
+    ] = None,
+    batch_size: Annotated[int | None, typer.Option(help="optfs: rows per update.")] = None,
     out: Annotated[Path | None, typer.Option(help="The result's folder; an earlier result is replaced.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Rank the columns by what they tell about clicks; report drift, gaps and identifiers."""
+    """Rank the columns by what they tell about clicks; or find the values that a model can do without."""
+    if method not in METHODS:
+        raise ConfigError(f"unknown method {method!r}", mend=did_you_mean(method, METHODS))
+    others: dict[str, dict[str, float | None]] = {
+        "outrank": {"--penalty": penalty, "--batch-size": batch_size},
+        "optfs": {"--keep": keep, "--pairs": pairs},
+    }
+    for flag, value in others[method].items():
+        if value is not None:
+            raise ConfigError(f"{flag} has no meaning for {method}", mend="Leave it out, or choose another --method.")
+    given = given.over(nested({"train.batch_size": batch_size}))
     config = given.config("select")
-    from clickherd.report.selection import told
-    from clickherd.selection.ranking import Ranking, rank_features
-
-    folder = out or folder_for("select", config, "outrank")
-    result = rank_features(config, Ranking(keep, pairs), folder, announce=announce)
+    folder = out or folder_for("select", config, method)
+    if method == "outrank":
+        result, table, lines = _rank(config, keep, 64 if pairs is None else pairs, folder)
+    else:
+        result, table, lines = _select_values(given, penalty, folder)
     if as_json:
         typer.echo(json.dumps(result))
         return
     console = Console()
-    console.print(_table(result))
-    for line in [*told(result), f"table and chart in {folder / 'report.md'}"]:
+    console.print(table)
+    for line in [
+        *lines,
+        f"report in {folder / 'report.md'}",
+        f"clickherd train … --features {folder / 'features.yaml'}",
+    ]:
         console.print(line, highlight=False, markup=False, soft_wrap=True)
-    console.print(
-        f"clickherd train … --features {folder / 'features.yaml'}", highlight=False, markup=False, soft_wrap=True
-    )
 
 
-def _table(result: dict[str, Any]) -> Table:
-    from clickherd.report.selection import HEAD, rows
+def _rank(config: Config, keep: int | None, pairs: int, folder: Path) -> tuple[dict[str, Any], Table, list[str]]:
+    from clickherd.report.selection import HEAD, rows, told
+    from clickherd.selection.ranking import Ranking, rank_features
 
+    result = rank_features(config, Ranking(keep, pairs), folder, announce=announce)
+    return result, _table(HEAD, rows(result)), told(result)
+
+
+def _select_values(given: Given, penalty: float | None, folder: Path) -> tuple[dict[str, Any], Table, list[str]]:
+    from clickherd.report.selection import VALUES, told_values, value_rows
+    from clickherd.selection.optfs import OptFSConfig
+    from clickherd.selection.values import EPOCHS, select_values
+
+    epochs = given.flags.get("train", {}).get("epochs", EPOCHS)
+    config = given.over({"train": {"epochs": epochs}}).config("select")
+    stop = StopSignal()
+    settings = OptFSConfig() if penalty is None else OptFSConfig(penalty=penalty)
+    try:
+        result = select_values(config, settings, folder, announce=announce, observer=watch(stop), should_stop=stop)
+    except Interrupted as cut:
+        raise Interrupted(cut.folder, same_command()) from None
+    return result, _table(VALUES, value_rows(result)), [told_values(result)]
+
+
+def _table(head: Iterable[str], body: Iterator[list[str]]) -> Table:
     table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    for name in HEAD:
+    for name in head:
         table.add_column(name, justify="left" if name in ("column", "remarks") else "right")
-    for row in rows(result):
+    for row in body:
         table.add_row(*row)
     return table

@@ -116,11 +116,12 @@ def given(
     """The options of every verb that trains."""
     crosses = [item.split("*") for item in cross or ()]
     chosen: tuple[str, ...] = ()
+    kept_values = None
     if features is not None:
         from clickherd.data.features import load_features
 
         found = load_features(features)
-        chosen = found.features
+        chosen, kept_values = found.features, found.values
         crosses += [list(columns) for columns in found.crosses if list(columns) not in crosses]
         chosen += tuple(item for item in cross or () if item not in chosen)
     flags = {
@@ -130,6 +131,7 @@ def given(
         "data.split": split,
         "data.time_column": time_column,
         "data.features": chosen or None,
+        "data.kept_values": kept_values,
         "data.crosses": crosses or None,
         "data.sequences": _pairs(sequence or [], "--sequence", ":") or None,
         "data.histories": history or None,

@@ -33,11 +33,12 @@ from clickherd.errors import ConfigError, RunError
 from clickherd.evaluate import Scored, evaluate, score
 from clickherd.importance import permutation_importance
 from clickherd.kernels.warm_up import warm_up
+from clickherd.learner import Learner
 from clickherd.masking import check_mask
 from clickherd.network import ClickModel
 from clickherd.observer import Observer
 from clickherd.runtime import check_device, precision_here, precision_on, seeded, use_threads
-from clickherd.train import Trainer, batch_size_for
+from clickherd.train import LearnerOf, Trainer, batch_size_for
 from clickherd.training_state import Progress
 
 IMPORTANCE_ROWS = 10_000  # enough to rank fields; more would cost longer than training on small logs
@@ -254,6 +255,7 @@ def train_prepared(
     announce: Announce = quiet,
     observer: Observer | None = None,
     should_stop: Callable[[], bool] = lambda: False,
+    learner_of: LearnerOf = Learner,
 ) -> tuple[ClickModel, Progress]:
     """Train on encoded rows; weights and checkpoints go to `folder`, from whose checkpoint it goes on if there is one.
 
@@ -266,7 +268,14 @@ def train_prepared(
             config.model, prepared.encoder.layout, init_std=config.optim.init_std, device=config.train.device
         )
         trainer = Trainer(
-            config, model, prepared.train, prepared.valid, folder, observer=observer, should_stop=should_stop
+            config,
+            model,
+            prepared.train,
+            prepared.valid,
+            folder,
+            observer=observer,
+            should_stop=should_stop,
+            learner_of=learner_of,
         )
         if trainer.restore():
             done = trainer.progress.stopped or trainer.progress.epoch >= config.train.epochs

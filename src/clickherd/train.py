@@ -32,6 +32,9 @@ CHECKPOINT_SHARE = 0.03  # of the time, at most, goes into writing checkpoints
 AVERAGED_PER_EPOCH = 16  # times at most that the weights are taken into their average: each passes over the table
 
 
+LearnerOf = Callable[[ClickModel, Config, int], Learner]
+
+
 class DivergedError(UserError):
     """The loss is no longer finite."""
 
@@ -49,6 +52,7 @@ class Trainer:
         *,
         observer: Observer | None = None,
         should_stop: Callable[[], bool] = lambda: False,
+        learner_of: LearnerOf = Learner,
     ) -> None:
         self.config, self.model, self.train, self.valid, self.folder = config, model, train, valid, folder
         self.observer, self.should_stop = observer or Silent(), should_stop
@@ -56,7 +60,7 @@ class Trainer:
         self.steps_per_epoch = -(-len(train) // self.batch_size)
         if config.optim.initial_bias == "base-rate":
             model.start_at(log_odds(train.labels))
-        self.learner = Learner(model, config, self.batch_size)
+        self.learner = learner_of(model, config, self.batch_size)
         eta = config.optim.averaging
         self.average = WeightAverage(model.tensors(), eta) if eta is not None else None
         self._average_every = -(-self.steps_per_epoch // AVERAGED_PER_EPOCH)

@@ -62,6 +62,9 @@ class DataConfig(Settings):
     features: tuple[str, ...] = Field(
         (), description="the columns to learn from, crosses and histories included; all that can be when empty"
     )
+    kept_values: str | None = Field(
+        None, description="file of the values that keep an id of their own, see `clickherd select --method optfs`"
+    )
     min_count: int = Field(2, ge=1, description="values seen less often in the training rows become 'unknown'")
     crosses: tuple[tuple[str, ...], ...] = Field(
         (), description="columns whose combinations of values become a column, e.g. [[user, item]]"

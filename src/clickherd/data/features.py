@@ -1,11 +1,13 @@
 """Sets of features as files: what `clickherd select` writes and `clickherd train --features` takes.
 
-features: [site, app, "user*ad"]     # columns by name, crosses and histories by the name that they have as columns
-crosses: [[user, ad]]                # crosses that are to be made for it
+features: [site, app, "user*ad"]   # columns by name; crosses and histories by the name that they have as columns
+crosses: [[user, ad]]              # crosses that are to be made for it
+values: values.parquet             # the values that keep an id of their own, if not all do
 """
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,17 +24,20 @@ class FeatureSet:
 
     features: tuple[str, ...] = Field(min_length=1)
     crosses: tuple[tuple[str, ...], ...] = ()
+    values: str | None = None  # a file of the values that keep an id of their own, see `kept`; beside this one
 
     def save(self, path: Path, title: str) -> None:
         """Write the file; `title` is a comment at its head."""
         body: dict[str, Any] = {"features": list(self.features)}
         if self.crosses:
             body["crosses"] = [list(columns) for columns in self.crosses]
+        if self.values:
+            body["values"] = self.values
         path.write_text(f"# {title}\n" + yaml.safe_dump(body, sort_keys=False, allow_unicode=True), encoding="utf-8")
 
 
 def load_features(path: str | Path) -> FeatureSet:
-    """What a file of features says.
+    """What a file of features says, the path of the values in full.
 
     Raises:
         ConfigError: it cannot be read, or says something else.
@@ -45,6 +50,7 @@ def load_features(path: str | Path) -> FeatureSet:
     except (yaml.YAMLError, UnicodeDecodeError):
         raise ConfigError("the file of features is not valid YAML", file=path, mend=mend) from None
     try:
-        return TypeAdapter(FeatureSet).validate_python(content)
+        found = TypeAdapter(FeatureSet).validate_python(content)
     except ValueError:
         raise ConfigError("no set of features", file=path, mend=mend) from None
+    return replace(found, values=str((Path(path).parent / found.values).absolute())) if found.values else found

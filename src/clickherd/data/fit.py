@@ -17,13 +17,14 @@ from clickherd.data.columns import Arrays, CategoricalColumn, Embedded, NumberRe
 from clickherd.data.config import DataConfig
 from clickherd.data.encode import Encoder, Reading
 from clickherd.data.hashing import hash_texts
+from clickherd.data.kept import load_kept, restricted
 from clickherd.data.numeric import MinMax, Scaling, Standard
 from clickherd.data.parallel import ahead, in_parallel
 from clickherd.data.recorded import RecordedRows
 from clickherd.data.schema import Column, Schema, check_features, check_target, drop, note_crosses
 from clickherd.data.source import CHUNK_ROWS, RawChunk, Source
 from clickherd.data.split import NAMES, TRAIN, Splits, Splitter
-from clickherd.data.store import TRUTH
+from clickherd.data.store import FIRST_VALUE, TRUTH
 from clickherd.data.values import Floats, as_label_texts, as_texts, read_labels
 from clickherd.data.vocabulary import Ids
 from clickherd.errors import DataError
@@ -90,6 +91,7 @@ def fit(
         assert isinstance(listed, CategoricalColumn)
         own.include(listed)
     finished = dict(zip(streamed, in_parallel([column.finish for column in streamed.values()]), strict=True))
+    kept = load_kept(config.kept_values) if config.kept_values is not None else {}
     columns: list[Column] = []
     facts: dict[str, dict[str, Any]] = {}
     embedded: dict[str, Embedded] = {}
@@ -106,7 +108,10 @@ def fit(
         if isinstance(encoding, MinMax | Standard):
             scaled[column.name] = encoding
         else:
-            embedded[column.name] = encoding
+            whole = column.name not in kept
+            embedded[column.name] = encoding if whole else restricted(encoding, kept[column.name])
+            if not whole and "vocabulary" in facts[column.name]:
+                facts[column.name]["vocabulary"] = embedded[column.name].size - FIRST_VALUE
     schema = check_features(replace(schema, columns=note_crosses(columns, config)), source.name)
     for name, target in schema.sequences.items():
         check_target(name, next(column for column in columns if column.name == target), source.name)

@@ -24,6 +24,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from clickherd.data import kept
 from clickherd.data.config import DataConfig
 from clickherd.data.encode import Encoder
 from clickherd.data.fit import Fitted, LabelTally, LabelValues, fit, no_positive
@@ -79,6 +80,8 @@ def prepare(
         ConfigError: settings that do not fit the data.
     """
     began = time.perf_counter()
+    if config.kept_values is not None:
+        kept.load_kept(config.kept_values)  # a file that is at fault is told before the rows are read
     source = open_source(data, config)
     # Labels that cannot be used are told before all rows are read for their hash
     LabelTally(config.label, config).add(next(source.chunks([config.label], SAMPLE_ROWS)))
@@ -90,7 +93,8 @@ def prepare(
     settings = {
         "format": FORMAT,
         "sources": {name: s.fingerprint() for name, s in {"train": source, **given}.items()},
-        "data": config.model_dump(mode="json"),
+        "data": config.model_dump(mode="json")
+        | {"kept_values": kept.fingerprint(config.kept_values) if config.kept_values else None},
         "seed": seed if random_split else None,  # nothing else is random
     }
     cache = _cache_dir(cache_dir)

@@ -45,6 +45,36 @@ def write_selection(folder: Path, result: Mapping[str, Any]) -> None:
     write_text(folder / "report.md", "\n\n".join([*parts, "![share by column](select.svg)"]) + "\n")
 
 
+VALUES = ("column", "values", "kept", "share of the values", "share of the rows")
+
+
+def write_values(folder: Path, result: Mapping[str, Any]) -> None:
+    """Write report.md of a selection of values."""
+    parts = [
+        f"# Which values are worth a row to {result['model']}",
+        f"{result['rows']['train']:,} training rows, {result['epochs']} epochs; {result['machine']}.",
+        told_values(result),
+        markdown(VALUES, value_rows(result)),
+        "Values that are not kept become unknown. Rows: those of the training rows whose value is kept.",
+    ]
+    write_text(folder / "report.md", "\n\n".join(parts) + "\n")
+
+
+def told_values(result: Mapping[str, Any]) -> str:
+    """The outcome of a selection of values in words."""
+    valid = result["valid"].get("auc")
+    score = "" if valid is None else f" Validation AUC at the end of the search: {valid:.4f}."
+    return f"Kept: {result['kept_values']:,} of {result['values']:,} values ({result['kept_share']:.1%}).{score}"
+
+
+def value_rows(result: Mapping[str, Any]) -> Iterator[list[str]]:
+    """The table's cells as text, a list per column."""
+    for field in result["features"]:
+        share = field["kept_values"] / max(field["values"], 1)
+        name = field["name"] + ("" if field["gated"] else " (not gated)")
+        yield [name, f"{field['values']:,}", f"{field['kept_values']:,}", f"{share:.1%}", f"{field['score']:.1%}"]
+
+
 def told(result: Mapping[str, Any]) -> list[str]:
     """The outcome in words."""
     kept, names = result["kept"], [feature["name"] for feature in result["features"]]

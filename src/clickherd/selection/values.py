@@ -1,0 +1,129 @@
+"""`clickherd select --method optfs`: the values that are worth a row of the embedding table.
+
+FOLDER/
+  select.json       the result, as `--json` prints it
+  report.md         the table, by column
+  features.yaml     the columns of which any value is kept, for `clickherd train --features`
+  values.parquet    the values that are kept
+  under-way/        the checkpoint of a search that was interrupted
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from clickherd import checkpoint, machine
+from clickherd.config import Config
+from clickherd.data.features import FeatureSet
+from clickherd.data.kept import save_kept, values_of
+from clickherd.data.prepare import Prepared, quiet
+from clickherd.data.store import FIRST_VALUE
+from clickherd.errors import ConfigError
+from clickherd.observer import Observer
+from clickherd.runs import Announce, check_folder, make_folder, ready, train_prepared
+from clickherd.selection.optfs import GatedLearner, GatedTable, OptFSConfig
+
+EPOCHS = 15  # of the paper's search
+
+
+def select_values(
+    config: Config,
+    settings: OptFSConfig,
+    folder: Path,
+    *,
+    announce: Announce = quiet,
+    observer: Observer | None = None,
+    should_stop: Callable[[], bool] = lambda: False,
+) -> dict[str, Any]:
+    """Search the values to keep and leave the result in `folder`; returns the content of select.json.
+
+    Raises:
+        UserError: settings or data are at fault, or no value is worth its row.
+        Interrupted: `should_stop` said so; the same call goes on from there.
+    """
+    check_folder(folder, ("select.json", "under-way"))
+    config, prepared = ready(config, announce)
+    searched = searching(config)
+    make_folder(folder)
+    learner_of = partial(GatedLearner, settings=settings, num_rows=len(prepared.train))
+    model, progress = train_prepared(
+        searched, prepared, folder / "under-way", announce, observer, should_stop, learner_of
+    )
+    assert isinstance(model.table, GatedTable)
+    kept = model.table.kept.cpu().numpy()
+    fields = [_field(prepared, name, kept) for name in (field.name for field in prepared.encoder.layout.fields)]
+    fields.sort(key=lambda field: -field["score"])
+    number, of = (sum(field[name] for field in fields if field["gated"]) for name in ("kept_values", "values"))
+    result: dict[str, Any] = {
+        "method": "optfs",
+        "rows": {"train": len(prepared.train)},
+        "model": config.model.name,
+        "settings": settings.model_dump(),
+        "epochs": progress.epoch,
+        "values": of,
+        "kept_values": number,
+        "kept_share": number / max(of, 1),
+        "valid": progress.history[-1]["valid"],
+        "features": fields,
+        "kept": [field["name"] for field in fields if field["kept"]] + list(prepared.encoder.layout.numeric),
+        "seconds": {"encode": round(prepared.seconds, 3), "select": round(progress.seconds, 3)},
+        "machine": f"{machine.describe()}, threads: {config.train.threads}, {config.train.device}",
+        "out": str(folder),
+    }
+    if not result["kept"]:
+        raise ConfigError("no value is worth its row", mend="Lower --penalty.")
+    _write(result, config, prepared, kept, folder)
+    shutil.rmtree(folder / "under-way")
+    return result
+
+
+def searching(config: Config) -> Config:
+    """The settings of the search: to the last epoch, where gates are hard, and with the weights as they are there."""
+    train = config.train.model_copy(update={"patience": None, "calibration": "none"})
+    optim = config.optim.model_copy(update={"averaging": None})
+    return config.model_copy(update={"train": train, "optim": optim})
+
+
+def _field(prepared: Prepared, name: str, kept: Any) -> dict[str, Any]:
+    """What is kept of a field; its score is the share of its occurrences in the training rows that is."""
+    position = [field.name for field in prepared.encoder.layout.fields].index(name)
+    field = prepared.encoder.layout.fields[position]
+    single = prepared.encoder.layout.num_single
+    store = prepared.train
+    ids = store.ids[:, position] if position < single else store.bags[position - single][0]
+    counts = np.bincount(np.asarray(ids) - field.offset, minlength=field.size)[FIRST_VALUE:]
+    own = kept[field.offset + FIRST_VALUE : field.offset + field.size]
+    gated = values_of(prepared.encoder.embedded[name]) is not None
+    own = own if gated else np.ones_like(own)
+    return {
+        "name": name,
+        "score": float(counts[own].sum() / max(counts.sum(), 1)),
+        "values": len(own),
+        "kept_values": int(own.sum()),
+        "gated": gated and field.target is None,
+        "kept": bool(own.any()),
+    }
+
+
+def _write(result: dict[str, Any], config: Config, prepared: Prepared, kept: Any, folder: Path) -> None:
+    from clickherd.report.selection import write_values
+
+    values: dict[str, pl.Series] = {}
+    for field in prepared.encoder.layout.fields:
+        own = values_of(prepared.encoder.embedded[field.name])
+        if own is not None and field.target is None:
+            values[field.name] = own.filter(pl.Series(kept[field.offset + FIRST_VALUE : field.offset + field.size]))
+    save_kept(folder / "values.parquet", values)
+    FeatureSet(tuple(result["kept"]), config.data.crosses, "values.parquet").save(
+        folder / "features.yaml", f"what is worth its rows to a {config.model.name} of {config.data.label}"
+    )
+    checkpoint.write_text(folder / "select.json", json.dumps(result, indent=1) + "\n")
+    write_values(folder, result)

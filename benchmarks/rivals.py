@@ -5,8 +5,8 @@
 Each rival gets four to six settings, which are tried with the first seed and chosen between on the validation rows;
 `root`, whose base was chosen on these rows before (docs/decisions/0013), and the published CowClip rule get none here.
 Rivals get the embeddings' gradients as they are, Adam's usual β₁ = .9, and for the network the rate of `root`; what is
-scored is the average of the weights (but for MEDA, which throws embeddings away). Helen and MEDA, whose Adam is ours,
-have its λ as well, the others no L2. Runs are kept in benchmarks/results/rivals.json.
+scored is the average of the weights (but for MEDA, which throws embeddings away). All have the λ of the defaults, on the
+rows of a batch. Runs are kept in benchmarks/results/rivals.json.
 
 - row-wise Adagrad: one sum of squares per embedding row, as FBGEMM and TorchRec have it.
 - Clippy (Tang et al., KDD 2023, Algorithm 1, λ_rel = ½, λ_abs = 1e-2 as published, larger ones as well): Adagrad's
@@ -14,7 +14,7 @@ have its λ as well, the others no L2. Runs are kept in benchmarks/results/rival
 - Helen (Zhu et al., WWW 2024, ξ = 0.3, the dense weights perturbed as well): the gradient is taken at w + ρ_i·g/‖g‖,
   the norm that of a field's whole table and ρ_i = ρ·max(n_i/max n, ξ); then Adam. Two passes a step.
 - AdamAR (Li and Lyu, ICLR 2026): a row that returns after I steps is first shrunk by 1 − min(1, α·I); Adam of the
-  touched rows alone, no L2. Written from the description of the method.
+  touched rows alone. Written from the description of the method.
 - MEDA (Liu et al., 2023): embeddings and their moments start anew at every epoch, the dense weights go on.
 """
 
@@ -58,6 +58,7 @@ class Rival(CowClip, ABC):
         """See `CowClip.step`."""
         self.num_steps += 1
         touched = self.counts_V > 0
+        self.grad_VW += 2 * hyper.l2 * self.table.weight * touched.unsqueeze(1)
         for field in self.fields:
             for columns in (slice(0, 1), slice(1, None)):
                 self.update(field, columns, touched[field].unsqueeze(1))

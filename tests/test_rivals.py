@@ -21,7 +21,6 @@ from clickherd.optim.scaling import Hyperparameters
 from clickherd.runtime import seeded
 
 BENCHMARKS = Path(__file__).resolve().parent.parent / "benchmarks"
-# λ is not zero: what a rival does not do with it is seen
 HYPER = Hyperparameters(learning_rate=1e-3, embedding_learning_rate=1e-2, l2=0.1, clip=float("inf"))
 
 
@@ -48,6 +47,11 @@ def stepped(rival: Any, grads: list[torch.Tensor]) -> tuple[torch.Tensor, torch.
     return before, rival.table.weight
 
 
+def with_l2(grad: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+    """Plus 2λw in the rows that the batch holds."""
+    return grad + 2 * HYPER.l2 * weight * (grad != 0).any(dim=1, keepdim=True)
+
+
 def gradients(learner: Learner, count: int) -> list[torch.Tensor]:
     grads = torch.randn(count, *learner.model.table.weight.shape, generator=torch.Generator().manual_seed(0))
     grads[:, ::3] = 0
@@ -59,7 +63,8 @@ def test_row_wise_adagrad_keeps_one_sum_of_squares_a_row(benchmark: Any, learner
     before, after = stepped(benchmark("rivals").RowwiseAdagrad(learner, rate=0.1), grads)
     expected = before.clone()
     total, total_wide = torch.zeros(len(before), 1), torch.zeros(len(before), 1)
-    for grad in grads:
+    for plain in grads:
+        grad = with_l2(plain, expected)
         total += grad[:, 1:].square().mean(dim=1, keepdim=True)
         total_wide += grad[:, :1].square()
         expected[:, 1:] -= 0.1 * grad[:, 1:] / (total.sqrt() + 1e-10)
@@ -92,7 +97,8 @@ def test_adam_ar_steps_by_adam_on_the_rows_of_the_batch(benchmark: Any, learner:
     before, after = stepped(benchmark("rivals").AdamAR(learner, rate=0.01, alpha=0.0), grads)
     (beta1, beta2), touched = learner.embedding.config.betas, (grads[0] != 0).any(dim=1)
     mean, square, expected = torch.zeros_like(before), torch.zeros_like(before), before.clone()
-    for t, grad in enumerate(grads, start=1):
+    for t, plain in enumerate(grads, start=1):
+        grad = with_l2(plain, expected)
         mean, square = beta1 * mean + (1 - beta1) * grad, beta2 * square + (1 - beta2) * grad**2
         expected -= 0.01 * (mean / (1 - beta1**t)) / ((square / (1 - beta2**t)).sqrt() + 1e-8)
     torch.testing.assert_close(after[touched], expected[touched])

@@ -5,8 +5,8 @@
 Each rival gets four to six settings, which are tried with the first seed and chosen between on the validation rows;
 `root`, whose base was chosen on these rows before (docs/decisions/0013), and the published CowClip rule get none here.
 Rivals get the embeddings' gradients as they are, Adam's usual β₁ = .9, and for the network the rate of `root`; what is
-scored is the average of the weights (but for MEDA, which throws embeddings away). All have the λ of the defaults, on the
-rows of a batch. Runs are kept in benchmarks/results/rivals.json.
+scored is the average of the weights (but for MEDA, which throws embeddings away). All have the λ of the defaults, on
+the rows of a batch. Runs are kept in benchmarks/results/rivals.json.
 
 - row-wise Adagrad: one sum of squares per embedding row, as FBGEMM and TorchRec have it.
 - Clippy (Tang et al., KDD 2023, Algorithm 1, λ_rel = ½, λ_abs = 1e-2 as published, larger ones as well): Adagrad's

@@ -3,6 +3,7 @@
 Lyu et al., "Optimizing Feature Set for Click-Through Rate Prediction", WWW 2023, https://arxiv.org/abs/2301.10909.
 
     ẽ_i = g(i)·e_i            g(i) = σ(τ g_i)/σ(g⁰)                        (eqs. 8 and 9: learning by continuation)
+    ẽ_i = u + g(i)·(e_i − u)            with `closed` = unknown, u being the row of the field's unknown id
     τ = τ_T^(t/(T - 1))       in epoch t of T, from 0
     L + λ Σ_i σ(τ g_i)        over all values                              (eq. 11)
     kept: g_i > 0
@@ -14,7 +15,8 @@ Every g_i starts at g⁰ = ½. The linear weight of a value is gated with its ro
 - The gates' rate is stated as how far a gate can go in the whole search, which does not depend on the batch size.
 - Gates stay as they are in the first epoch: rows start so near zero that λ alone would move their gates.
 - A value whose gate is closed becomes "unknown" when the model is trained anew: an embedding that the field's closed
-  values share, where the paper has zero. The model then needs no gates, and every other command takes it as it is.
+  values share, where the paper has zero. The model then needs no gates, and every other command takes it as it is. So
+  that the search asks what it will be answered, gates close towards that embedding; `closed` = zero is the paper's.
 
 Shapes: V ids, W columns of the table.
 """
@@ -22,12 +24,13 @@ Shapes: V ids, W columns of the table.
 from __future__ import annotations
 
 import math
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 from clickherd.config import Config
-from clickherd.data.store import FIRST_VALUE, Layout
+from clickherd.data.store import FIRST_VALUE, UNKNOWN, Layout
 from clickherd.kernels import AdamStep, Bags
 from clickherd.layers.embedding import EmbeddingTable
 from clickherd.learner import Learner
@@ -45,19 +48,23 @@ class OptFSConfig(Settings):
     initial_gate: float = 0.5  # g⁰
     reach: float = 3.0  # that a gate moves at most in the whole search
     still_epochs: int = 1  # before gates move
+    closed: Literal["unknown", "zero"] = "unknown"  # what a closed gate leaves of a row
 
 
 class GatedTable(EmbeddingTable):
     """A table whose rows reach the model through their gates."""
 
-    def __init__(self, table: EmbeddingTable, layout: Layout, initial_gate: float) -> None:
+    def __init__(self, table: EmbeddingTable, layout: Layout, initial_gate: float, closed: str) -> None:
         self.wide, self.is_settled, self.weight = table.wide, True, table.weight
         self.initial = 1 / (1 + math.exp(-initial_gate))  # σ(g⁰)
         self.temperature = 1.0
         self.gate_V = torch.full((len(self.weight),), initial_gate, device=self.weight.device)
         self.is_gated_V = torch.ones_like(self.gate_V, dtype=torch.bool)
+        self.unknown_V = torch.zeros_like(self.gate_V, dtype=torch.long) if closed == "unknown" else None
         for field in layout.fields:
             self.is_gated_V[field.offset : field.offset + FIRST_VALUE] = False
+            if self.unknown_V is not None:
+                self.unknown_V[field.offset : field.offset + field.size] = field.offset + UNKNOWN
         self.gated_VW = torch.empty_like(self.weight)
         self.refresh()
 
@@ -72,7 +79,14 @@ class GatedTable(EmbeddingTable):
 
     def refresh(self) -> None:
         """Bring the gated rows up to date."""
-        torch.mul(self.weight, (self.openness() / self.initial).unsqueeze(1), out=self.gated_VW)
+        share_V1 = (self.openness() / self.initial).unsqueeze(1)
+        torch.mul(self.beyond_closed(), share_V1, out=self.gated_VW)
+        if self.unknown_V is not None:
+            self.gated_VW += self.weight[self.unknown_V]
+
+    def beyond_closed(self) -> Tensor:
+        """What each row has beyond that of a closed gate, shape (V, W)."""
+        return self.weight if self.unknown_V is None else self.weight - self.weight[self.unknown_V]
 
     def gather(self, ids_BS: Tensor, bags: Bags = ()) -> tuple[Tensor, Tensor]:
         """Gated rows (B, F, D) and the sum over fields of the gated linear weights (B,)."""
@@ -98,8 +112,13 @@ class GatedClip(CowClip):
         table = self.table
         open_V = table.openness()
         slope_V = table.temperature * open_V * (1 - open_V)
-        grad_V = ((self.grad_VW * table.weight).sum(dim=1) / table.initial + self.l0) * slope_V * table.is_gated_V
-        self.grad_VW *= (open_V / table.initial).unsqueeze(1)
+        of_gates_V = (self.grad_VW * table.beyond_closed()).sum(dim=1) / table.initial
+        grad_V = (of_gates_V + self.l0) * slope_V * table.is_gated_V
+        share_V1 = (open_V / table.initial).unsqueeze(1)
+        of_unknown_VW = self.grad_VW * (1 - share_V1)
+        self.grad_VW *= share_V1
+        if table.unknown_V is not None:
+            self.grad_VW.index_add_(0, table.unknown_V, of_unknown_VW)
         tally = super().step(hyper)
         if self.num_steps > self.first_step:
             (beta1, beta2), (mean, square) = self.config.betas, self.moments
@@ -136,7 +155,7 @@ class GatedLearner(Learner):
     def __init__(
         self, model: ClickModel, config: Config, batch_size: int, settings: OptFSConfig, num_rows: int
     ) -> None:
-        model.table = table = GatedTable(model.table, model.layout, settings.initial_gate)
+        model.table = table = GatedTable(model.table, model.layout, settings.initial_gate, settings.closed)
         super().__init__(model, config, batch_size)
         steps = -(-num_rows // batch_size)
         self.embedding = GatedClip(

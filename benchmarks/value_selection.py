@@ -1,0 +1,156 @@
+"""A model whose values were chosen by OptFS, beside the one that has them all and the one of the most frequent.
+
+    CLICKHERD_DATA=FOLDER python benchmarks/value_selection.py [--data-sets generated frappe_x1] [--threads 1]
+
+The penalty is the one with the best validation AUC of the first seed, of those that keep at most 30% of the values (if
+none does, of all); every penalty's search and training from scratch is in the results. Beside it `min_count` is raised
+until no more values are left: what frequency alone would have chosen. DeepFM (128-128), the default settings, at most
+ten epochs with early stopping; searches of five epochs (generated rows) or ten. `generated` is 150,000 rows of the
+built-in click log. Runs are kept in benchmarks/results/value-selection.json, none that is there is repeated.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+
+import host
+from common_gradient import written
+from datasets import root
+from tables import grid, mean_std
+
+from clickherd.config import merge, resolve
+from clickherd.data.features import load_features
+from clickherd.evaluate import evaluate
+from clickherd.runs import ready, train_prepared
+from clickherd.selection.optfs import OptFSConfig
+from clickherd.selection.values import select_values
+
+PENALTIES = {"generated": (0.3, 1.0, 2.0, 4.0), "frappe_x1": (1.0, 4.0, 8.0), "movielens_1m": (1.0, 4.0, 16.0)}
+SEARCHED = {"generated": 5, "frappe_x1": 10, "movielens_1m": 10}  # epochs
+MOST = 0.3  # of the values
+HEAD = ["data", "values", "seeds", "of all values", "validation AUC", "test AUC", "test log loss"]
+
+
+def main() -> None:
+    args = arguments()
+    results = Results(args.out / "value-selection.json", args)
+    for name in args.data_sets:
+        first, *others = args.seeds
+        for seed in args.seeds:
+            results.run(name, "all", None, seed)
+        for penalty in PENALTIES[name]:
+            results.run(name, "optfs", penalty, first)
+        tried = [run for run in results.runs if (run["data"], run["kind"], run["seed"]) == (name, "optfs", first)]
+        small = [run for run in tried if run["share"] <= MOST] or tried
+        chosen = max(small, key=lambda run: run["valid"]["auc"])
+        for seed in others:
+            results.run(name, "optfs", chosen["setting"], seed)
+        for seed in args.seeds:
+            results.run(name, "frequent", chosen["kept"], seed)
+    results.write_table()
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data-sets", nargs="+", default=list(PENALTIES), choices=list(PENALTIES))
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--threads", type=int)
+    parser.add_argument("--log", type=Path, default=Path(tempfile.gettempdir()), help="where the log is written")
+    parser.add_argument("--out", type=Path, default=host.RESULTS)
+    return parser.parse_args()
+
+
+class Results:
+    """The runs so far, in a file that is written anew after each."""
+
+    def __init__(self, path: Path, args: argparse.Namespace) -> None:
+        self.path, self.args = path, args
+        self.content: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {"runs": []}
+        self.content |= {"machine": host.describe(("torch", "numba", "numpy")), "command": host.command()}
+        self.runs: list[dict[str, Any]] = self.content["runs"]
+
+    def run(self, data: str, kind: str, setting: float | None, seed: int) -> None:
+        """Train, unless that was done."""
+        key = {"data": data, "kind": kind, "setting": setting, "seed": seed}
+        if any(all(run[name] == value for name, value in key.items()) for run in self.runs):
+            return
+        found = train(self.settings(data, seed), kind, setting, SEARCHED[data])
+        self.runs.append(key | found)
+        self.path.write_text(json.dumps(self.content, indent=1) + "\n")
+        print(json.dumps(self.runs[-1]), flush=True)
+
+    def settings(self, data: str, seed: int) -> dict[str, Any]:
+        if data == "generated":
+            source = {"data": [str(written(self.args.log, 150_000))]}
+        else:
+            names = {"data": "train_reconstructed", "valid": "valid", "test": "test"}
+            if data == "movielens_1m":
+                names = {"data": "flat_train", "valid": "flat_valid", "test": "flat_test"}
+            source = {part: [str(root() / data / f"{name}.parquet")] for part, name in names.items()}
+        return {
+            "source": source,
+            "model": {"name": "deepfm", "mlp": {"hidden_units": [128, 128]}},
+            "train": {"epochs": 10, "seed": seed, "threads": self.args.threads},
+        }
+
+    def write_table(self) -> None:
+        machine = self.content["machine"]
+        lines = []
+        for key in dict.fromkeys((run["data"], run["kind"], run["setting"]) for run in self.runs):
+            group = [run for run in self.runs if (run["data"], run["kind"], run["setting"]) == key]
+            title = {"all": "all", "optfs": f"OptFS, penalty {key[2]}", "frequent": "the most frequent"}[key[1]]
+            shares = [run["share"] for run in group]
+            lines.append(
+                [key[0], title, str(len(group)), f"{sum(shares) / len(shares):.1%}"]
+                + [mean_std([run["valid"]["auc"] for run in group])]
+                + [mean_std([run["test"][name] for run in group]) for name in ("auc", "logloss")]
+            )
+        head = f"`{' '.join(self.content['command'])}`, {machine['cpu']}, {machine['cores']} cores, {machine['date']}."
+        self.path.with_suffix(".md").write_text(f"{head}\n\n{grid(HEAD, lines)}")
+
+
+def train(settings: dict[str, Any], kind: str, setting: float | None, epochs: int) -> dict[str, Any]:
+    """One model from scratch, with the values of its kind."""
+    config, prepared = ready(resolve(settings), lambda _: None)
+    of = number_of_values(prepared)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        if kind == "optfs":
+            assert setting is not None
+            search = resolve(merge(settings, {"train": {"epochs": epochs}}))
+            select_values(search, OptFSConfig(penalty=setting), folder / "selected")
+            chosen = load_features(folder / "selected/features.yaml")
+            data = {"features": list(chosen.features), "kept_values": chosen.values}
+            config, prepared = ready(resolve(merge(settings, {"data": data})), lambda _: None)
+        elif kind == "frequent":
+            count = 2
+            while number_of_values(prepared) > (setting or 0):
+                count += 1
+                config, prepared = ready(resolve(merge(settings, {"data": {"min_count": count}})), lambda _: None)
+        model, progress = train_prepared(config, prepared, folder / "run")
+        assert prepared.test is not None
+        test = evaluate(model, prepared.test).scores
+    kept = number_of_values(prepared)
+    return {
+        "kept": kept,
+        "share": kept / of,
+        "epoch": progress.best_epoch,
+        "valid": progress.history[progress.best_epoch - 1]["valid"],
+        "test": test,
+    }
+
+
+def number_of_values(prepared: Any) -> int:
+    """Ids but for the unknown and the missing one of each field."""
+    return sum(field.size - 2 for field in prepared.encoder.layout.fields if field.target is None)
+
+
+if __name__ == "__main__":
+    main()

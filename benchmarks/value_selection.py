@@ -32,7 +32,7 @@ from clickherd.runs import ready, train_prepared
 from clickherd.selection.optfs import OptFSConfig
 from clickherd.selection.values import select_values
 
-PENALTIES = {"generated": (0.3, 1.0, 2.0, 4.0, 8.0, 16.0), "frappe_x1": (1.0, 4.0, 8.0), "movielens_1m": (1.0, 4.0, 16.0)}
+PENALTIES = {"generated": (0.3, 1.0, 2.0, 4.0), "frappe_x1": (1.0, 4.0, 8.0), "movielens_1m": (1.0, 4.0, 16.0)}
 SEARCHED = {"generated": 5, "frappe_x1": 10, "movielens_1m": 10}  # epochs
 MOST = 0.3  # of the values
 HEAD = ["data", "values", "seeds", "of all values", "validation AUC", "test AUC", "test log loss"]

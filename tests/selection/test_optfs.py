@@ -234,6 +234,18 @@ def test_a_search_that_is_cut_off_goes_on_to_the_same_values(run: Run, monkeypat
     assert json.loads(again)["kept_values"] == json.loads(out)["kept_values"]
 
 
+def test_a_search_that_cannot_choose_is_told(run: Run) -> None:
+    write_log(Path("log.parquet"), 400)
+    arguments = ["select", "log.parquet", "--label", "clicked", "--method", "optfs", "--out", "out"]
+    code, _, err = run(*arguments, "--epochs", 2)
+    assert code == 2
+    assert "takes 3 epochs at least" in err
+    code, _, err = run(*arguments, "--role", "site=ignored", "--role", "noise=ignored", "--role", "visits=ignored")
+    assert code == 2
+    assert "no column has values that could be left out" in err
+    assert not Path("out").exists()
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [

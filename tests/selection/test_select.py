@@ -118,6 +118,22 @@ def test_the_file_of_features_is_what_train_learns_from(run: Run) -> None:
     code, _, err = run("predict", "run", "log.parquet", "--out", "scores.csv")
     assert code == 0, err
 
+    select(
+        run,
+        "log.parquet",
+        *ARGS,
+        "--cross",
+        "noise_few*dwell",
+        "--cross",
+        "left*right",
+        "--keep",
+        4,
+        "--out",
+        "crossed",
+    )
+    assert "noise_few" not in Path("crossed/features.yaml").read_text()
+    assert "left*right" in Path("crossed/features.yaml").read_text()
+
     Path("crosses.yaml").write_text("features: [useful_few, left*right]\ncrosses: [[left, right]]\n")
     code, _, err = run(*train, "--features", "crosses.yaml", "--out", "run2")
     assert code == 0, err

@@ -7,6 +7,7 @@ values: values.parquet             # the values that keep an id of their own, if
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ import yaml
 from pydantic import ConfigDict, Field, TypeAdapter
 from pydantic.dataclasses import dataclass as checked
 
+from clickherd.data.cross import cross_name
 from clickherd.errors import ConfigError
 
 
@@ -25,6 +27,12 @@ class FeatureSet:
     features: tuple[str, ...] = Field(min_length=1)
     crosses: tuple[tuple[str, ...], ...] = ()
     values: str | None = None  # a file of the values that keep an id of their own, see `kept`; beside this one
+
+    @classmethod
+    def of(cls, names: Iterable[str], crosses: Iterable[Sequence[str]], values: str | None = None) -> FeatureSet:
+        """The named columns, with those of the crosses that are among them."""
+        features = tuple(names)
+        return cls(features, tuple(tuple(one) for one in crosses if cross_name(one) in features), values)
 
     def save(self, path: Path, title: str) -> None:
         """Write the file; `title` is a comment at its head."""

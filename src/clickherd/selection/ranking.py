@@ -207,7 +207,7 @@ def _write(result: dict[str, Any], config: Config, folder: Path) -> None:
 
     make_folder(folder)
     checkpoint.write_text(folder / "select.json", json.dumps(result, indent=1) + "\n")
-    FeatureSet(tuple(result["kept"]), config.data.crosses).save(
+    FeatureSet.of(result["kept"], config.data.crosses).save(
         folder / "features.yaml", f"the columns that tell something about {config.data.label}, best first"
     )
     write_selection(folder, result)

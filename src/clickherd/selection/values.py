@@ -31,7 +31,7 @@ from clickherd.observer import Observer
 from clickherd.runs import Announce, check_folder, make_folder, ready, train_prepared
 from clickherd.selection.optfs import GatedLearner, GatedTable, OptFSConfig
 
-EPOCHS = 15  # of the paper's search
+EPOCHS, FEWEST = 15, 3  # epochs of the paper's search; with fewer than three no gate moves before it is hard
 
 
 def select_values(
@@ -50,7 +50,14 @@ def select_values(
         Interrupted: `should_stop` said so; the same call goes on from there.
     """
     check_folder(folder, ("select.json", "under-way"))
+    if config.train.epochs < FEWEST:
+        raise ConfigError(f"a search for values takes {FEWEST} epochs at least", mend="Give more with --epochs.")
     config, prepared = ready(config, announce)
+    if not any(values_of(encoding) is not None for encoding in prepared.encoder.embedded.values()):
+        raise ConfigError(
+            "no column has values that could be left out: all are real-valued, hashed or cut by quantiles",
+            mend="Look at --role and data.numeric, or use --method outrank.",
+        )
     searched = searching(config)
     make_folder(folder)
     learner_of = partial(GatedLearner, settings=settings, num_rows=len(prepared.train))
@@ -122,7 +129,7 @@ def _write(result: dict[str, Any], config: Config, prepared: Prepared, kept: Any
         if own is not None and field.target is None:
             values[field.name] = own.filter(pl.Series(kept[field.offset + FIRST_VALUE : field.offset + field.size]))
     save_kept(folder / "values.parquet", values)
-    FeatureSet(tuple(result["kept"]), config.data.crosses, "values.parquet").save(
+    FeatureSet.of(result["kept"], config.data.crosses, "values.parquet").save(
         folder / "features.yaml", f"what is worth its rows to a {config.model.name} of {config.data.label}"
     )
     checkpoint.write_text(folder / "select.json", json.dumps(result, indent=1) + "\n")

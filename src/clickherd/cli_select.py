@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from clickherd.cli_shared import (
@@ -100,8 +101,7 @@ def _select_values(given: Given, penalty: float | None, folder: Path) -> tuple[d
     from clickherd.selection.optfs import OptFSConfig
     from clickherd.selection.values import EPOCHS, select_values
 
-    epochs = given.flags.get("train", {}).get("epochs", EPOCHS)
-    config = given.over({"train": {"epochs": epochs}}).config("select")
+    config = given.config("select", {"train": {"epochs": EPOCHS}})
     stop = StopSignal()
     settings = OptFSConfig() if penalty is None else OptFSConfig(penalty=penalty)
     try:
@@ -116,5 +116,5 @@ def _table(head: Iterable[str], body: Iterator[list[str]]) -> Table:
     for name in head:
         table.add_column(name, justify="left" if name in ("column", "remarks") else "right")
     for row in body:
-        table.add_row(*row)
+        table.add_row(*map(escape, row))
     return table

@@ -10,10 +10,11 @@ import re
 import shlex
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import wraps
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -46,15 +47,15 @@ class Given:
         groups = {name: {**self.flags.get(name, {}), **values} for name, values in flags.items()}
         return replace(self, flags={**self.flags, **groups})
 
-    def config(self, verb: str) -> Config:
-        """The validated settings: flags go before the recipe, `--set` before both.
+    def config(self, verb: str, defaults: Mapping[str, Any] = MappingProxyType({})) -> Config:
+        """The validated settings: flags go before the recipe, `--set` before both, the verb's own `defaults` last.
 
         Raises:
             ConfigError: a setting is at fault, or there are no data.
         """
         from clickherd.config import load_yaml, merge, parse_assignments, resolve
 
-        base = load_yaml(self.recipe) if self.recipe else {}
+        base = merge(defaults, load_yaml(self.recipe) if self.recipe else {})
         config = resolve(merge(merge(base, self.flags), parse_assignments(self.assignments)), source=self.recipe)
         if not config.source.data:
             raise ConfigError(
@@ -114,16 +115,18 @@ def given(
     device: Annotated[str | None, typer.Option(help="cpu or cuda.")] = None,
 ) -> Given:
     """The options of every verb that trains."""
-    crosses = [item.split("*") for item in cross or ()]
-    chosen: tuple[str, ...] = ()
+    crosses = [tuple(item.split("*")) for item in cross or ()]
+    sequences, histories = _pairs(sequence or [], "--sequence", ":"), list(history or ())
+    chosen: list[str] = []
     kept_values = None
     if features is not None:
         from clickherd.data.features import load_features
 
         found = load_features(features)
-        chosen, kept_values = found.features, found.values
-        crosses += [list(columns) for columns in found.crosses if list(columns) not in crosses]
-        chosen += tuple(item for item in cross or () if item not in chosen)
+        kept_values = found.values
+        chosen = list(dict.fromkeys([*found.features, *(cross or ()), *sequences, *histories]))
+        crosses = list(dict.fromkeys([*crosses, *found.crosses]))
+        sequences, histories = found.sequences | sequences, list(dict.fromkeys([*histories, *found.histories]))
     flags = {
         "data.label": label,
         "data.positive": positive,
@@ -133,8 +136,8 @@ def given(
         "data.features": chosen or None,
         "data.kept_values": kept_values,
         "data.crosses": crosses or None,
-        "data.sequences": _pairs(sequence or [], "--sequence", ":") or None,
-        "data.histories": history or None,
+        "data.sequences": sequences or None,
+        "data.histories": histories or None,
         "data.group": group,
         "data.min_count": min_count,
         "data.roles": _pairs(role or [], "--role") or None,

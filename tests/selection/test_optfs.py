@@ -7,7 +7,7 @@ import json
 import math
 from collections.abc import Callable
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 from unittest.mock import patch
 
 import numpy as np
@@ -18,12 +18,13 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 
 from clickherd import cli_shared
 from clickherd.config import Config, resolve
-from clickherd.data.store import FIRST_VALUE, Store
+from clickherd.data.store import FIRST_VALUE, FieldLayout, Layout, Store
 from clickherd.device_store import HostEpoch
+from clickherd.kernels import cpu, reference
 from clickherd.network import ClickModel
 from clickherd.optim.cowclip import CowClip
 from clickherd.runtime import seeded
-from clickherd.selection.optfs import GatedClip, GatedLearner, OptFSConfig
+from clickherd.selection.optfs import GatedClip, GatedLearner, GatedTable, OptFSConfig
 
 Run = Callable[..., tuple[int, str, str]]
 ROWS = 256
@@ -42,7 +43,9 @@ def config_of(epochs: int = 4, **optim: object) -> Config:
 def learner_of(store: Store, settings: OptFSConfig, epochs: int = 4) -> GatedLearner:
     with seeded(0):
         config = config_of(epochs)
-        return GatedLearner(ClickModel(config.model, store.layout, init_std=0.3), config, ROWS, settings, ROWS)
+        gated = {field.name for field in store.layout.fields}
+        model = ClickModel(config.model, store.layout, init_std=0.3)
+        return GatedLearner(model, config, ROWS, settings, ROWS, gated)
 
 
 def test_a_gate_scales_its_row_and_the_temperature_hardens_it(make_store: Callable[..., Store]) -> None:
@@ -113,13 +116,41 @@ def test_gates_and_rows_get_the_gradients_of_the_loss(
     torch.testing.assert_close(mean, 0.1 * grad_gate, rtol=1e-3, atol=1e-8)
     torch.testing.assert_close(square, 0.001 * grad_gate**2, rtol=2e-3, atol=1e-12)
     moved_V = table.gate_V - before
-    moved = moved_V[table.is_gated_V & (grad_gate.abs() > 1e-4)]
+    clear = table.is_gated_V & (grad_gate.abs() > 1e-4)
+    moved = moved_V[clear]
     assert len(moved) > 10
     assert clip.rate == pytest.approx(4.0 / 4)
     # the second step of the run, the second of Adam's: bias corrections of t = 2 on moments of one gradient
     expected = (0.1 / (1 - 0.9**2)) / math.sqrt(0.001 / (1 - 0.999**2))
-    torch.testing.assert_close(moved.abs(), torch.full_like(moved, expected), rtol=5e-2, atol=0)
+    torch.testing.assert_close(moved, -expected * grad_gate[clear].sign(), rtol=5e-2, atol=0)
     assert (moved_V[~table.is_gated_V] == 0).all()
+
+
+@pytest.mark.parametrize("kernels", [cpu, reference])
+def test_the_unknown_row_learns_from_closed_values_though_no_row_holds_it(kernels: Any) -> None:
+    """By the kernels themselves, whose contract is that a row without a count has no gradient."""
+    layout = Layout((FieldLayout("site", 0, 200), FieldLayout("other", 200, 100)), ())
+    settings = OptFSConfig(penalty=0.5, still_epochs=0)
+    config = config_of(l2=0.0)
+    with seeded(0):
+        model = ClickModel(config.model, layout, init_std=0.3)
+        learner = GatedLearner(model, config, 4, settings, 4, {"site", "other"})
+    clip = learner.embedding
+    clip.table.gate_V[150] = -0.5
+    clip.warm()
+    share = float(clip.table.openness()[150] / clip.table.initial)
+    before = clip.table.weight.clone()
+    clip.grad_VW[150], clip.counts_V[150] = 1.0, 2  # of the site alone
+    with patch.object(GatedTable, "kernels", kernels):
+        clip.step(learner.hyper)
+    mean, square = clip.exp_avg_VW, clip.exp_avg_sq_VW
+    for row, grad in ((0, 1 - share), (150, share)):
+        torch.testing.assert_close(mean[row], torch.full_like(mean[row], 0.1 * grad), rtol=1e-5, atol=0)
+        torch.testing.assert_close(square[row], torch.full_like(square[row], 0.001 * grad**2), rtol=1e-3, atol=0)
+        assert (clip.table.weight[row] < before[row]).all()
+    assert torch.equal(clip.table.weight[200], before[200])  # the other's unknown
+    assert not clip.grad_VW.any()
+    assert not clip.counts_V.any()
 
 
 def test_gates_stay_through_the_first_epoch(make_store: Callable[..., Store]) -> None:
@@ -164,6 +195,7 @@ def test_values_that_tell_nothing_go_and_train_takes_those_that_stay(run: Run) -
     kept = pl.read_parquet("out/values.parquet")
     sites = set(kept.filter(pl.col("column") == "site")["value"])
     assert len(sites & {f"s{i}" for i in range(20)}) >= 18
+    assert features["noise"]["gated"]
     assert not features["price"]["gated"]
     assert features["price"]["kept_values"] == features["price"]["values"]
     assert result["kept_values"] == len(kept)
@@ -192,10 +224,16 @@ def test_values_that_tell_nothing_go_and_train_takes_those_that_stay(run: Run) -
     code, _, err = run(*train, "--features", "out/features.yaml", "--out", "late")
     assert code == 2
     assert "cannot read the values that are kept" in err
+    swapped = kept.with_columns(kind=pl.lit("bucket"))
+    swapped.write_parquet("out/values.parquet")
+    code, _, err = run(*train, "--features", "out/features.yaml", "--out", "late")
+    assert code == 2
+    assert "another kind (bucket) than the column's (value)" in err.replace("\n", " ")
+    assert "'site'" in err
     pl.DataFrame({"value": ["a"]}).write_parquet("out/values.parquet")
     code, _, err = run(*train, "--features", "out/features.yaml", "--out", "late")
     assert code == 2
-    assert "columns `column` and `value`" in err.replace("\n", " ")
+    assert "columns `column`, `kind` and `value`" in err.replace("\n", " ")
 
 
 def test_a_search_that_is_cut_off_goes_on_to_the_same_values(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -232,6 +270,33 @@ def test_a_search_that_is_cut_off_goes_on_to_the_same_values(run: Run, monkeypat
     assert code == 0, err
     assert pl.read_parquet("whole/values.parquet").equals(pl.read_parquet("cut/values.parquet"))
     assert json.loads(again)["kept_values"] == json.loads(out)["kept_values"]
+
+
+def test_another_search_in_the_same_folder_is_another(run: Run) -> None:
+    write_log(Path("log.parquet"), 1_500)
+    arguments = ["select", "log.parquet", *SELECT, "--json", "--out", "out"]
+    code, _, err = run(*arguments, "--penalty", 1e6, "--role", "price=ignored", "--set", "train.epochs=3")
+    assert code == 2
+    assert "no value is worth its row" in err
+    code, out, err = run(*arguments, "--penalty", 0, "--set", "train.epochs=3", "--min-count", 20)
+    assert code == 0, err
+    assert json.loads(out)["kept_share"] > 0.5
+    Path("recipe.yaml").write_text("train: {epochs: 3}\n")
+    plain = ["--label", "clicked", "--method", "optfs", "--set", "model.mlp.hidden_units=[4]", "--json"]
+    code, out, err = run("select", "log.parquet", *plain, "--recipe", "recipe.yaml", "--out", "by-recipe")
+    assert code == 0, err
+    assert json.loads(out)["epochs"] == 3
+
+
+def test_what_cannot_be_left_out_has_no_gate(make_store: Callable[..., Store]) -> None:
+    store = make_store(ROWS)
+    with seeded(0):
+        model = ClickModel(config_of().model, store.layout, init_std=0.3)
+        learner = GatedLearner(model, config_of(), ROWS, OptFSConfig(penalty=1e5, still_epochs=0), ROWS, {"f0"})
+    learner.step(HostEpoch(store, np.arange(ROWS), torch.device("cpu")), 0, ROWS, learner.hyper)
+    first, rest = store.layout.fields[0], slice(store.layout.fields[1].offset, None)
+    assert (learner.embedding.table.gate_V[first.offset + FIRST_VALUE : first.offset + first.size] < 0.5).all()
+    assert (learner.embedding.table.gate_V[rest] == 0.5).all()
 
 
 def test_a_search_that_cannot_choose_is_told(run: Run) -> None:

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from clickherd.selection.contingency import Marks, conditional_entropy, entropy, joint, tally
-from clickherd.selection.outrank import Pair, Relevance, pair, rank_3mr, relevance
+from clickherd.selection.outrank import Pair, Relevance, pair, rank_3mr, relevance, single
 
 LN2 = math.log(2)
 
@@ -47,11 +47,14 @@ def test_a_pair_is_scored_as_one_feature_and_its_redundancy_as_two() -> None:
     b = np.tile(np.array([0, 1, 0, 1], np.int32), 2_500)
     order = np.random.default_rng(1).permutation(len(a))
     a, b = a[order], b[order]
-    found = pair(("a", "b"), a, b, Marks.of((a ^ b).astype(np.uint8), np.zeros(len(a), np.uint8)))
+    of_both = Marks.of((a ^ b).astype(np.uint8), np.zeros(len(a), np.uint8))
+    one, other = single("a", a, of_both), single("b", b, of_both)
+    found = pair(one, other, of_both)
+    assert (found.first, found.second) == ("a", "b")
     assert found.relation.score == pytest.approx(LN2, abs=1e-3)
     assert found.gain == pytest.approx(LN2, abs=2e-3)
     assert found.redundancy == pytest.approx(0, abs=2e-3)
-    same = pair(("a", "a"), a, a, Marks.of((a ^ b).astype(np.uint8), np.zeros(len(a), np.uint8)))
+    same = pair(one, one, of_both)
     assert same.redundancy == pytest.approx(LN2, abs=2e-3)
 
 

@@ -1,47 +1,56 @@
 """Sets of features as files: what `clickherd select` writes and `clickherd train --features` takes.
 
 features: [site, app, "user*ad"]   # columns by name; crosses and histories by the name that they have as columns
-crosses: [[user, ad]]              # crosses that are to be made for it
+crosses: [[user, ad]]              # that are to be made for it, like `sequences` and `histories`
 values: values.parquet             # the values that keep an id of their own, if not all do
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import yaml
 from pydantic import ConfigDict, Field, TypeAdapter
 from pydantic.dataclasses import dataclass as checked
 
+from clickherd.data.config import DataConfig
 from clickherd.data.cross import cross_name
 from clickherd.errors import ConfigError
 
 
 @checked(frozen=True, config=ConfigDict(extra="forbid"))
 class FeatureSet:
-    """Columns that a model is to be trained on, and crosses among them."""
+    """Columns that a model is to be trained on, and what has to be made for them."""
 
     features: tuple[str, ...] = Field(min_length=1)
     crosses: tuple[tuple[str, ...], ...] = ()
+    sequences: dict[str, str] = Field(default_factory=dict)
+    histories: tuple[str, ...] = ()
     values: str | None = None  # a file of the values that keep an id of their own, see `kept`; beside this one
 
     @classmethod
-    def of(cls, names: Iterable[str], crosses: Iterable[Sequence[str]], values: str | None = None) -> FeatureSet:
-        """The named columns, with those of the crosses that are among them."""
-        features = tuple(names)
-        return cls(features, tuple(tuple(one) for one in crosses if cross_name(one) in features), values)
+    def of(cls, names: Iterable[str], config: DataConfig, values: str | None = None) -> FeatureSet:
+        """The named columns, the targets of sequences among them, and what the settings make of both."""
+        named = list(names)
+        targets = [config.targets[name] for name in named if name in config.targets]
+        features = tuple(dict.fromkeys([*named, *targets]))
+        return cls(
+            features,
+            tuple(one for one in config.crosses if cross_name(one) in features),
+            {name: target for name, target in config.sequences.items() if name in features},
+            tuple(name for name in config.histories if name in features),
+            values,
+        )
 
     def save(self, path: Path, title: str) -> None:
         """Write the file; `title` is a comment at its head."""
-        body: dict[str, Any] = {"features": list(self.features)}
-        if self.crosses:
-            body["crosses"] = [list(columns) for columns in self.crosses]
-        if self.values:
-            body["values"] = self.values
-        path.write_text(f"# {title}\n" + yaml.safe_dump(body, sort_keys=False, allow_unicode=True), encoding="utf-8")
+        body = {name: value for name, value in TypeAdapter(FeatureSet).dump_python(self, mode="json").items() if value}
+        text = f"# {title}\n" + yaml.safe_dump(body, sort_keys=False, allow_unicode=True)
+        beside = path.with_name(f".{path.name}.part")
+        beside.write_text(text, encoding="utf-8")
+        beside.replace(path)
 
 
 def load_features(path: str | Path) -> FeatureSet:

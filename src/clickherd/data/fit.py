@@ -109,7 +109,7 @@ def fit(
             scaled[column.name] = encoding
         else:
             whole = column.name not in kept
-            embedded[column.name] = encoding if whole else restricted(encoding, kept[column.name])
+            embedded[column.name] = encoding if whole else restricted(encoding, kept[column.name], column.name)
             if not whole and "vocabulary" in facts[column.name]:
                 facts[column.name]["vocabulary"] = embedded[column.name].size - FIRST_VALUE
     schema = check_features(replace(schema, columns=note_crosses(columns, config)), source.name)

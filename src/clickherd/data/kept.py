@@ -1,8 +1,8 @@
 """Values that keep an id of their own, as a file: what `clickherd select --method optfs` writes.
 
-A Parquet table of `column` and `value`, both text. Columns that are not in it keep all their values; of those that are,
-the values left out become "unknown". Buckets of whole numbers stand there by their number; hashed values and buckets of
-quantiles have nothing that could be left out.
+A Parquet table of `column`, `kind` and `value`, all text. Columns that are not in it keep all their values; of those
+that are, the values left out become "unknown". The kind is `value`, or `bucket` for those of whole numbers, which stand
+there by their number; hashed values and buckets of quantiles have nothing that could be left out.
 """
 
 from __future__ import annotations
@@ -19,8 +19,15 @@ from clickherd.data.vocabulary import HashBuckets, Vocabulary
 from clickherd.errors import ConfigError
 
 Embedded = Vocabulary | HashBuckets | LogSquareBuckets | QuantileBuckets
-Kept = dict[str, pl.Series]
-_SCHEMA = {"column": pl.String, "value": pl.String}
+Kept = dict[str, pl.DataFrame]  # of a column: `kind` and `value`
+_SCHEMA = {"column": pl.String, "kind": pl.String, "value": pl.String}
+
+
+def kind_of(encoding: Embedded) -> str | None:
+    """What the values are that can be left out; None where none can."""
+    if isinstance(encoding, Vocabulary):
+        return "value"
+    return "bucket" if isinstance(encoding, LogSquareBuckets) else None
 
 
 def values_of(encoding: Embedded) -> pl.Series | None:
@@ -32,12 +39,21 @@ def values_of(encoding: Embedded) -> pl.Series | None:
     return None
 
 
-def restricted(encoding: Embedded, values: pl.Series) -> Embedded:
-    """The encoding without the values that are not among `values`."""
-    own = values_of(encoding)
-    if own is None:
-        return encoding
-    stays = own.is_in(values.implode())
+def restricted(encoding: Embedded, kept: pl.DataFrame, column: str) -> Embedded:
+    """The encoding without the values that are not kept.
+
+    Raises:
+        ConfigError: what is kept are values of another kind than the column has.
+    """
+    own, kinds = values_of(encoding), kept["kind"].unique().to_list()
+    if own is None or kinds != [kind_of(encoding)]:
+        raise ConfigError(
+            f"the values that are kept are of another kind ({', '.join(kinds)}) than the column's "
+            f"({kind_of(encoding) or 'none that could be left out'})",
+            column=column,
+            mend="Give the column the role and encoding that it had in clickherd select, or select anew.",
+        )
+    stays = own.is_in(kept["value"].implode())
     if isinstance(encoding, Vocabulary):
         return Vocabulary(encoding.values.filter(stays), encoding.null_values)
     assert isinstance(encoding, LogSquareBuckets)
@@ -45,12 +61,12 @@ def restricted(encoding: Embedded, values: pl.Series) -> Embedded:
     return LogSquareBuckets(buckets=tuple(buckets))
 
 
-def save_kept(path: Path, kept: Mapping[str, pl.Series]) -> None:
-    """Write the file."""
+def save_kept(path: Path, kept: Mapping[str, tuple[str, pl.Series]]) -> None:
+    """Write the file: of each column the kind and the values."""
     frames = [pl.DataFrame(schema=_SCHEMA)]
-    frames += [
-        pl.DataFrame({"column": [name] * len(values), "value": values}, _SCHEMA) for name, values in kept.items()
-    ]
+    for name, (kind, values) in kept.items():
+        number = len(values)
+        frames.append(pl.DataFrame({"column": [name] * number, "kind": [kind] * number, "value": values}, _SCHEMA))
     buffer = io.BytesIO()  # so that a full disk is an OSError of Python's, whatever polars would make of it
     pl.concat(frames).write_parquet(buffer)
     beside = path.with_name(f".{path.name}.part")
@@ -74,9 +90,9 @@ def load_kept(path: str | Path) -> Kept:
     except pl.exceptions.PolarsError:
         pass  # told below
     if table.schema != _SCHEMA:
-        mend = "It has to be Parquet with the columns `column` and `value`, as clickherd select writes it."
+        mend = "It has to be Parquet with the columns `column`, `kind` and `value`, as clickherd select writes it."
         raise ConfigError("no table of values that are kept", file=path, mend=mend)
-    return {str(name): part["value"] for (name,), part in table.partition_by("column", as_dict=True).items()}
+    return {str(name): part.drop("column") for (name,), part in table.partition_by("column", as_dict=True).items()}
 
 
 def fingerprint(path: str | Path) -> str:

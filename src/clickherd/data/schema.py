@@ -200,6 +200,13 @@ def _check_names(source: Source, config: DataConfig) -> None:
             raise ConfigError(
                 f"data.roles makes {name!r} {role}, but the label is {config.label!r}", mend="Set --label."
             )
+    if config.label in config.features:
+        raise ConfigError(f"data.features names {config.label!r}, which is the label", mend="Take it out.")
+    for name, target in config.targets.items():
+        if config.features and name in config.features and target not in config.features:
+            raise ConfigError(
+                f"data.features names {name!r}, but not {target!r}, whose values it lists", mend=f"Add {target!r}."
+            )
     _check_sequences(source, config)
     for name in config.hash_buckets:
         if config.hash_buckets[name] < 1:

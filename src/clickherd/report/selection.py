@@ -10,11 +10,11 @@ import numpy as np
 
 from clickherd.checkpoint import write_text
 from clickherd.report.sweep import markdown
+from clickherd.selection.ranking import PAIR_ABOVE_NOISE
 
 HEAD = ("", "column", "share", "above noise", "3MR", "values", "missing", "drift", "remarks")
 PAIRS = ("columns", "share together", "gain", "above noise")
 MOST_BARS, MOST_PAIRS = 30, 10
-GAIN_ABOVE_NOISE = 5.0  # of pairs that are told
 
 
 def write_selection(folder: Path, result: Mapping[str, Any]) -> None:
@@ -105,7 +105,7 @@ def rows(result: Mapping[str, Any]) -> Iterator[list[str]]:
 def pair_rows(result: Mapping[str, Any]) -> Iterator[list[str]]:
     """The pairs that gain most, as text."""
     scale = result["label_entropy"]
-    for pair in [one for one in result["pairs"] if one["gain_above_noise"] > GAIN_ABOVE_NOISE][:MOST_PAIRS]:
+    for pair in [one for one in result["pairs"] if one["gain_above_noise"] > PAIR_ABOVE_NOISE][:MOST_PAIRS]:
         yield [
             "*".join(pair["features"]),
             f"{pair['score'] / scale:.3%}",

@@ -44,7 +44,8 @@ def write_sweep(folder: Path, result: Mapping[str, Any], lines: Sequence[str]) -
 
 def markdown(head: Sequence[str], body: Iterator[list[str]]) -> str:
     """A Markdown table."""
-    return "\n".join(f"| {' | '.join(line)} |" for line in [head, ["---"] * len(head), *body])
+    cells = [[cell.replace("|", "\\|") for cell in line] for line in [head, ["---"] * len(head), *body]]
+    return "\n".join(f"| {' | '.join(line)} |" for line in cells)
 
 
 def rows(result: Mapping[str, Any]) -> Iterator[list[str]]:

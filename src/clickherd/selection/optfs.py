@@ -17,6 +17,7 @@ Every g_i starts at g⁰ = ½. The linear weight of a value is gated with its ro
 - A value whose gate is closed becomes "unknown" when the model is trained anew: an embedding that the field's closed
   values share, where the paper has zero. The model then needs no gates, and every other command takes it as it is. So
   that the search asks what it will be answered, gates close towards that embedding; `closed` = zero is the paper's.
+- Under the rule `root` gates see the rows' gradients as the rows do: with a share of what a field has in common.
 
 Shapes: V ids, W columns of the table.
 """
@@ -24,6 +25,7 @@ Shapes: V ids, W columns of the table.
 from __future__ import annotations
 
 import math
+from collections.abc import Collection
 from typing import Literal
 
 import torch
@@ -54,15 +56,18 @@ class OptFSConfig(Settings):
 class GatedTable(EmbeddingTable):
     """A table whose rows reach the model through their gates."""
 
-    def __init__(self, table: EmbeddingTable, layout: Layout, initial_gate: float, closed: str) -> None:
+    def __init__(
+        self, table: EmbeddingTable, layout: Layout, gated: Collection[str], initial_gate: float, closed: str
+    ) -> None:
         self.wide, self.is_settled, self.weight = table.wide, True, table.weight
         self.initial = 1 / (1 + math.exp(-initial_gate))  # σ(g⁰)
         self.temperature = 1.0
         self.gate_V = torch.full((len(self.weight),), initial_gate, device=self.weight.device)
-        self.is_gated_V = torch.ones_like(self.gate_V, dtype=torch.bool)
+        self.is_gated_V = torch.zeros_like(self.gate_V, dtype=torch.bool)
         self.unknown_V = torch.zeros_like(self.gate_V, dtype=torch.long) if closed == "unknown" else None
         for field in layout.fields:
-            self.is_gated_V[field.offset : field.offset + FIRST_VALUE] = False
+            if field.name in gated:
+                self.is_gated_V[field.offset + FIRST_VALUE : field.offset + field.size] = True
             if self.unknown_V is not None:
                 self.unknown_V[field.offset : field.offset + field.size] = field.offset + UNKNOWN
         self.gated_VW = torch.empty_like(self.weight)
@@ -119,6 +124,7 @@ class GatedClip(CowClip):
         self.grad_VW *= share_V1
         if table.unknown_V is not None:
             self.grad_VW.index_add_(0, table.unknown_V, of_unknown_VW)
+            self._count_unknown(table.unknown_V)
         tally = super().step(hyper)
         if self.num_steps > self.first_step:
             (beta1, beta2), (mean, square) = self.config.betas, self.moments
@@ -127,6 +133,16 @@ class GatedClip(CowClip):
             table.kernels.adam([table.gate_V], [mean], [square], [grad_V], adam)
         self.warm()
         return tally
+
+    def _count_unknown(self, unknown_V: Tensor) -> None:
+        """Let the unknown rows count as in the batch: to a kernel, a row without a count has no gradient.
+
+        They occur with every closed value, and at least once where a value of the field does.
+        """
+        counts_V = self.counts_V.clone()
+        self.counts_V.index_add_(0, unknown_V, counts_V.masked_fill(self.table.kept, 0))
+        met = unknown_V[counts_V > 0]
+        self.counts_V[met] = self.counts_V[met].clamp(min=1)
 
     def warm(self) -> None:
         """Set the temperature of the epoch that the next step is of, and the rows that go with it."""
@@ -153,9 +169,15 @@ class GatedLearner(Learner):
     embedding: GatedClip
 
     def __init__(
-        self, model: ClickModel, config: Config, batch_size: int, settings: OptFSConfig, num_rows: int
+        self,
+        model: ClickModel,
+        config: Config,
+        batch_size: int,
+        settings: OptFSConfig,
+        num_rows: int,
+        gated: Collection[str],
     ) -> None:
-        model.table = table = GatedTable(model.table, model.layout, settings.initial_gate, settings.closed)
+        model.table = table = GatedTable(model.table, model.layout, gated, settings.initial_gate, settings.closed)
         super().__init__(model, config, batch_size)
         steps = -(-num_rows // batch_size)
         self.embedding = GatedClip(

@@ -87,17 +87,31 @@ def noise_deviation(counts_V: Counts) -> float:
     return float(np.sqrt(max(int((counts_V > 1).sum()) - 1, 0)) / max(int(counts_V.sum()), 1))
 
 
-def pair(names: tuple[str, str], a_N: Ids, b_N: Ids, marks: Marks) -> Pair:
-    """How two features of the same rows relate; ids count from 0 in each."""
-    counts_A, sums_A4 = tally(a_N[:, None], marks, int(a_N.max()) + 1)
-    counts_B, sums_B4 = tally(b_N[:, None], marks, int(b_N.max()) + 1)
-    both_N, number = joint(a_N, b_N, len(counts_B))
+@dataclass(frozen=True)
+class Single:
+    """A feature of one value a row, to be paired with others of the same rows."""
+
+    name: str
+    ids: Ids  # (N,), from 0 on
+    num_ids: int
+    alone: Relevance
+
+
+def single(name: str, ids_N: Ids, marks: Marks) -> Single:
+    """A feature and its score by itself; ids count from 0."""
+    counts_V, sums_V4 = tally(ids_N[:, None], marks, int(ids_N.max()) + 1)
+    return Single(name, ids_N, len(counts_V), relevance(counts_V, sums_V4))
+
+
+def pair(a: Single, b: Single, marks: Marks) -> Pair:
+    """How two features of the same rows relate."""
+    both_N, number = joint(a.ids, b.ids, b.num_ids)
     relation = relevance(*tally(both_N[:, None], marks, number))
-    by_chance_N, _ = joint(a_N, shuffled(b_N), len(counts_B))
+    by_chance_N, _ = joint(a.ids, shuffled(b.ids), b.num_ids)
     redundancy = entropy(np.bincount(by_chance_N)) - entropy(np.bincount(both_N))  # H(A), H(B) cancel out
-    alone = relevance(counts_A, sums_A4), relevance(counts_B, sums_B4)
-    gain = relation.score - sum(one.score for one in alone)
-    return Pair(*names, redundancy, relation, gain, math.hypot(*(one.noise for one in (relation, *alone))))
+    gain = relation.score - a.alone.score - b.alone.score
+    noise = math.hypot(relation.noise, a.alone.noise, b.alone.noise)
+    return Pair(a.name, b.name, redundancy, relation, gain, noise)
 
 
 def rank_3mr(scores: Mapping[str, float], pairs: Iterable[Pair]) -> list[str]:

@@ -5,30 +5,32 @@ FOLDER/
   report.md         the table, by column
   features.yaml     the columns of which any value is kept, for `clickherd train --features`
   values.parquet    the values that are kept
-  under-way/        the checkpoint of a search that was interrupted
+  under-way/        the checkpoint of a search that was interrupted, by its settings
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import polars as pl
 
 from clickherd import checkpoint, machine
 from clickherd.config import Config
 from clickherd.data.features import FeatureSet
-from clickherd.data.kept import save_kept, values_of
+from clickherd.data.kept import kind_of, save_kept, values_of
 from clickherd.data.prepare import Prepared, quiet
 from clickherd.data.store import FIRST_VALUE
 from clickherd.errors import ConfigError
 from clickherd.observer import Observer
-from clickherd.runs import Announce, check_folder, make_folder, ready, train_prepared
+from clickherd.runs import Announce, check_folder, make_folder, ready, settings_key, train_prepared
 from clickherd.selection.optfs import GatedLearner, GatedTable, OptFSConfig
 
 EPOCHS, FEWEST = 15, 3  # epochs of the paper's search; with fewer than three no gate moves before it is hard
@@ -53,20 +55,22 @@ def select_values(
     if config.train.epochs < FEWEST:
         raise ConfigError(f"a search for values takes {FEWEST} epochs at least", mend="Give more with --epochs.")
     config, prepared = ready(config, announce)
-    if not any(values_of(encoding) is not None for encoding in prepared.encoder.embedded.values()):
+    layout, embedded = prepared.encoder.layout, prepared.encoder.embedded
+    gated = {f.name for f in layout.fields if f.target is None and kind_of(embedded[f.name]) is not None}
+    if not gated:
         raise ConfigError(
             "no column has values that could be left out: all are real-valued, hashed or cut by quantiles",
             mend="Look at --role and data.numeric, or use --method outrank.",
         )
     searched = searching(config)
     make_folder(folder)
-    learner_of = partial(GatedLearner, settings=settings, num_rows=len(prepared.train))
-    model, progress = train_prepared(
-        searched, prepared, folder / "under-way", announce, observer, should_stop, learner_of
-    )
+    under_way = folder / "under-way" / search_key(searched, settings)
+    learner_of = partial(GatedLearner, settings=settings, num_rows=len(prepared.train), gated=gated)
+    model, progress = train_prepared(searched, prepared, under_way, announce, observer, should_stop, learner_of)
+    shutil.rmtree(folder / "under-way")
     assert isinstance(model.table, GatedTable)
     kept = model.table.kept.cpu().numpy()
-    fields = [_field(prepared, name, kept) for name in (field.name for field in prepared.encoder.layout.fields)]
+    fields = [_field(prepared, place, kept, gated) for place in range(len(layout.fields))]
     fields.sort(key=lambda field: -field["score"])
     number, of = (sum(field[name] for field in fields if field["gated"]) for name in ("kept_values", "values"))
     result: dict[str, Any] = {
@@ -88,8 +92,12 @@ def select_values(
     if not result["kept"]:
         raise ConfigError("no value is worth its row", mend="Lower --penalty.")
     _write(result, config, prepared, kept, folder)
-    shutil.rmtree(folder / "under-way")
     return result
+
+
+def search_key(config: Config, settings: OptFSConfig) -> str:
+    """What a search is known by."""
+    return hashlib.sha256(f"{settings_key(config)} {settings.model_dump_json()}".encode()).hexdigest()[:16]
 
 
 def searching(config: Config) -> Config:
@@ -99,38 +107,39 @@ def searching(config: Config) -> Config:
     return config.model_copy(update={"train": train, "optim": optim})
 
 
-def _field(prepared: Prepared, name: str, kept: Any) -> dict[str, Any]:
+def _field(prepared: Prepared, position: int, kept: npt.NDArray[np.bool_], gated: Collection[str]) -> dict[str, Any]:
     """What is kept of a field; its score is the share of its occurrences in the training rows that is."""
-    position = [field.name for field in prepared.encoder.layout.fields].index(name)
-    field = prepared.encoder.layout.fields[position]
+    field, store = prepared.encoder.layout.fields[position], prepared.train
     single = prepared.encoder.layout.num_single
-    store = prepared.train
     ids = store.ids[:, position] if position < single else store.bags[position - single][0]
     counts = np.bincount(np.asarray(ids) - field.offset, minlength=field.size)[FIRST_VALUE:]
     own = kept[field.offset + FIRST_VALUE : field.offset + field.size]
-    gated = values_of(prepared.encoder.embedded[name]) is not None
-    own = own if gated else np.ones_like(own)
     return {
-        "name": name,
+        "name": field.name,
         "score": float(counts[own].sum() / max(counts.sum(), 1)),
         "values": len(own),
         "kept_values": int(own.sum()),
-        "gated": gated and field.target is None,
+        "gated": field.name in gated,
         "kept": bool(own.any()),
     }
 
 
-def _write(result: dict[str, Any], config: Config, prepared: Prepared, kept: Any, folder: Path) -> None:
+def _write(
+    result: dict[str, Any], config: Config, prepared: Prepared, kept: npt.NDArray[np.bool_], folder: Path
+) -> None:
     from clickherd.report.selection import write_values
 
-    values: dict[str, pl.Series] = {}
+    values: dict[str, tuple[str, pl.Series]] = {}
     for field in prepared.encoder.layout.fields:
-        own = values_of(prepared.encoder.embedded[field.name])
-        if own is not None and field.target is None:
-            values[field.name] = own.filter(pl.Series(kept[field.offset + FIRST_VALUE : field.offset + field.size]))
+        encoding = prepared.encoder.embedded[field.name]
+        own, kind = values_of(encoding), kind_of(encoding)
+        if own is not None and kind is not None and field.target is None:
+            stays = pl.Series(kept[field.offset + FIRST_VALUE : field.offset + field.size])
+            values[field.name] = kind, own.filter(stays)
     save_kept(folder / "values.parquet", values)
-    FeatureSet.of(result["kept"], config.data.crosses, "values.parquet").save(
+    FeatureSet.of(result["kept"], config.data, "values.parquet").save(
         folder / "features.yaml", f"what is worth its rows to a {config.model.name} of {config.data.label}"
     )
     checkpoint.write_text(folder / "select.json", json.dumps(result, indent=1) + "\n")
     write_values(folder, result)
+    (folder / "select.svg").unlink(missing_ok=True)  # of an earlier ranking

@@ -266,8 +266,12 @@ def test_a_search_that_is_cut_off_goes_on_to_the_same_values(run: Run, monkeypat
     assert code == 130
     assert "continue with: clickherd select log.parquet" in err
     monkeypatch.setattr(GatedClip, "step", step)
+    code, _, err = run(*arguments, "--min-count", 40, "--out", "cut")  # another search, not that one
+    assert code == 0, err
     code, again, err = run(*arguments, "--out", "cut")
     assert code == 0, err
+    assert "resuming after epoch" in err
+    assert not Path("cut/under-way").exists()
     assert pl.read_parquet("whole/values.parquet").equals(pl.read_parquet("cut/values.parquet"))
     assert json.loads(again)["kept_values"] == json.loads(out)["kept_values"]
 

@@ -67,7 +67,9 @@ def select_values(
     under_way = folder / "under-way" / search_key(searched, settings)
     learner_of = partial(GatedLearner, settings=settings, num_rows=len(prepared.train), gated=gated)
     model, progress = train_prepared(searched, prepared, under_way, announce, observer, should_stop, learner_of)
-    shutil.rmtree(folder / "under-way")
+    shutil.rmtree(under_way)
+    if not any(under_way.parent.iterdir()):  # no other search was cut off here
+        under_way.parent.rmdir()
     assert isinstance(model.table, GatedTable)
     kept = model.table.kept.cpu().numpy()
     fields = [_field(prepared, place, kept, gated) for place in range(len(layout.fields))]

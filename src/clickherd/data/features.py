@@ -17,6 +17,7 @@ from pydantic.dataclasses import dataclass as checked
 
 from clickherd.data.config import DataConfig
 from clickherd.data.cross import cross_name
+from clickherd.data.files import replace_file
 from clickherd.errors import ConfigError
 
 
@@ -48,9 +49,7 @@ class FeatureSet:
         """Write the file; `title` is a comment at its head."""
         body = {name: value for name, value in TypeAdapter(FeatureSet).dump_python(self, mode="json").items() if value}
         text = f"# {title}\n" + yaml.safe_dump(body, sort_keys=False, allow_unicode=True)
-        beside = path.with_name(f".{path.name}.part")
-        beside.write_text(text, encoding="utf-8")
-        beside.replace(path)
+        replace_file(path, text.encode())
 
 
 def load_features(path: str | Path) -> FeatureSet:

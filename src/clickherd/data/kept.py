@@ -14,6 +14,7 @@ from pathlib import Path
 
 import polars as pl
 
+from clickherd.data.files import replace_file
 from clickherd.data.numeric import LogSquareBuckets, QuantileBuckets
 from clickherd.data.vocabulary import HashBuckets, Vocabulary
 from clickherd.errors import ConfigError
@@ -69,9 +70,7 @@ def save_kept(path: Path, kept: Mapping[str, tuple[str, pl.Series]]) -> None:
         frames.append(pl.DataFrame({"column": [name] * number, "kind": [kind] * number, "value": values}, _SCHEMA))
     buffer = io.BytesIO()  # so that a full disk is an OSError of Python's, whatever polars would make of it
     pl.concat(frames).write_parquet(buffer)
-    beside = path.with_name(f".{path.name}.part")
-    beside.write_bytes(buffer.getbuffer())
-    beside.replace(path)
+    replace_file(path, buffer.getbuffer())
 
 
 def load_kept(path: str | Path) -> Kept:

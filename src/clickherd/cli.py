@@ -19,6 +19,7 @@ from rich.table import Table
 from rich.text import Text
 
 from clickherd import __version__
+from clickherd.cli_compress import compress
 from clickherd.cli_data import app as data_app
 from clickherd.cli_scale import scale
 from clickherd.cli_select import select
@@ -96,6 +97,7 @@ def train(
 app.command()(scale)
 app.command()(tune)
 app.command()(select)
+app.command()(compress)
 
 
 @app.command()

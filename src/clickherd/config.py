@@ -11,6 +11,7 @@ import yaml
 from pydantic import Field
 
 from clickherd.calibration import Method
+from clickherd.compression.config import CompressionConfig
 from clickherd.data.config import DataConfig
 from clickherd.errors import ConfigError, did_you_mean
 from clickherd.models import MODELS, AnyModelConfig
@@ -42,11 +43,16 @@ class TrainConfig(Settings):
         description="rows that go through the model at a time; when not given, up to 1,024 on a CPU, to fit its cache, "
         "and on a GPU the whole batch, or as much of it as a quarter of the free memory holds",
     )
-    epochs: int = Field(20, ge=1)
+    epochs: int = Field(20, ge=0)
     mask: dict[str, Annotated[float, Field(ge=0, lt=1)]] = Field(
         {},
         description="column → share of its values that training takes for unknown, drawn anew for every batch, so that "
         "the model learns what to make of values it will never have seen",
+    )
+    teacher: str | None = Field(
+        None,
+        description="a run folder of the same rows, whose predictions of them training learns from in the place of the "
+        "labels (distillation); scores are by the labels",
     )
     monitor: Monitor = "auc"
     patience: int | None = Field(2, ge=1, description="stop after so many epochs without a better validation score")
@@ -81,6 +87,7 @@ class Config(Settings):
     source: SourceConfig = SourceConfig()
     data: DataConfig = DataConfig()
     model: AnyModelConfig = DeepFMConfig()
+    compression: CompressionConfig = CompressionConfig()
     optim: OptimConfig = OptimConfig()
     train: TrainConfig = TrainConfig()
 

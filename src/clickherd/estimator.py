@@ -109,6 +109,7 @@ class CTRClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # sc
                 self.history_ = trainer.run().history
             finally:
                 trainer.learner.settle()  # interrupted in mid-epoch, the model is still one that predicts
+            self.model_.pack()
             calibrate(self.model_, self.config_, prepared.valid)
         return self
 
@@ -188,7 +189,7 @@ class CTRClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # sc
         with checkpoint.new_folder(Path(folder), mend="Choose another folder, or remove this one.") as beside:
             encoder.save(beside / "encoder")
             checkpoint.write_text(beside / "config.yaml", dump_yaml(config))
-            checkpoint.save(beside / "model.safetensors", self.model_.tensors(), facts)
+            checkpoint.save(beside / "model.safetensors", self.model_.finished_tensors(), facts)
             calibration.save(beside, self.model_.calibration)
 
     @classmethod
@@ -213,7 +214,7 @@ class CTRClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # sc
             "roles": config.data.roles,
             "settings": {
                 "data": config.data.model_dump(mode="json", exclude=of_files),
-                **config.model_dump(mode="json", include={"model", "optim", "train"}),
+                **config.model_dump(mode="json", include={"model", "compression", "optim", "train"}),
             },
             "random_state": config.train.seed,
         }
@@ -259,7 +260,11 @@ class CTRClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # sc
         check_calibration(config, prepared.valid)
         self.config_, self.encoder_, self.history_ = config, prepared.encoder, []
         self.model_: ClickModel = ClickModel(
-            config.model, prepared.encoder.layout, init_std=config.optim.init_std, device=train.device
+            config.model,
+            prepared.encoder.layout,
+            init_std=config.optim.init_std,
+            device=train.device,
+            compression=config.compression,
         )
         return prepared
 

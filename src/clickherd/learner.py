@@ -46,6 +46,7 @@ class Learner:
 
     def __init__(self, model: ClickModel, config: Config, batch_size: int) -> None:
         optim = config.optim
+        model.unpack()
         self.model = model
         self.batch_size = batch_size  # of a full batch; the hyper-parameters belong to it
         self.hyper = scaled(optim, batch_size)
@@ -181,7 +182,7 @@ def micro_batch_size_for(model: ClickModel, batch_size: int, threads: int) -> in
     if model.device.type == "cpu":
         shared = threads > 1 and batch_size < 2 * MICRO_BATCH
         return max(MIN_MICRO_BATCH, -(-batch_size // 2)) if shared else MICRO_BATCH
-    inputs = len(model.layout.fields) * model.config.row_width + len(model.layout.numeric)
+    inputs = len(model.layout.fields) * model.row_width + len(model.layout.numeric)
     units = sum(weight.shape[0] for weight in model.net.parameters() if weight.dim() == 2)
     numbers = 8 * (inputs + units)  # values, gradients, and what operators keep for the way back: of an MLP
     if model.config.sequences:
@@ -206,7 +207,7 @@ def kept_per_row(model: ClickModel) -> int:
         nonlocal kept
         kept = 0
         fields, device = len(model.layout.fields), model.device
-        rows_BFD = torch.zeros(num_rows, fields, model.config.row_width, device=device, requires_grad=True)
+        rows_BFD = torch.zeros(num_rows, fields, model.row_width, device=device, requires_grad=True)
         numeric_BK = torch.zeros(num_rows, len(model.layout.numeric), device=device)
         with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
             model.net(rows_BFD, torch.zeros(num_rows, device=device), numeric_BK)

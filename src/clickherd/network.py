@@ -13,10 +13,14 @@ import torch
 from torch import Tensor, nn
 
 from clickherd.calibration import Calibration
+from clickherd.compression import packing
+from clickherd.compression.config import CompressionConfig
 from clickherd.data.store import MISSING, Batch, Layout
 from clickherd.errors import ConfigError, RunError
-from clickherd.kernels import Bags
+from clickherd.kernels import Bags, PackedRows, kernels_for
+from clickherd.layers.decoder import DecodedModel, Decoder
 from clickherd.layers.embedding import EmbeddingTable
+from clickherd.layers.low_rank import reduce_layers
 from clickherd.layers.sequences import SequenceRows
 from clickherd.models import CTRModel, ModelConfig
 from clickherd.models.base import SequenceModelConfig
@@ -63,7 +67,11 @@ def _slice_bag(values: Tensor, offsets: Tensor, start: int, stop: int) -> tuple[
 
 
 class ClickModel:
-    """The dense network `net` and the embedding table `table` that feeds it."""
+    """The dense network `net` and the embedding table `table` that feeds it.
+
+    With `compression` rows may be short, and the finished model holds them `packed`: it predicts from these until
+    `unpack` makes a table of them again.
+    """
 
     def __init__(
         self,
@@ -72,17 +80,59 @@ class ClickModel:
         *,
         init_std: float = 1e-2,
         device: torch.device | str = "cpu",
+        compression: CompressionConfig = CompressionConfig(),  # noqa: B008  (frozen)
     ) -> None:
+        compression.check_fields(layout, config.row_width)
         self.config, self.layout, self.device = config, layout, torch.device(device)
+        self.compression = compression
         self.calibration: Calibration | None = None  # of what `predict` gives
         names = [field.name for field in layout.fields]
         self._sequences = tuple(  # of each: the id of an empty one, and the position of the target
             (field.offset + MISSING, names.index(field.target or "")) for field in layout.sequences if config.sequences
         )
-        self.net = self._network().to(self.device)
+        net = self._network()
+        reduce_layers(net, compression.ranks)
+        self.decoder = self._decoder()
+        self.net = (DecodedModel(net, self.decoder) if self.decoder is not None else net).to(self.device)
+        self.row_width = config.row_width if self.decoder is None else self.decoder.row_width
         self.table = EmbeddingTable(
-            layout.num_ids, config.row_width, wide=config.wide, init_std=init_std, device=self.device
+            layout.num_ids, self.row_width, wide=config.wide, init_std=init_std, device=self.device
         )
+        self.packed: PackedRows | None = None
+
+    def _decoder(self) -> Decoder | None:
+        """What makes embeddings of short rows, if there are any."""
+        dims, fields = self.compression.dims, self.layout.fields[: len(self.layout.fields) - len(self._sequences)]
+        if not dims:
+            return None
+        return Decoder([dims.get(field.target or field.name) for field in fields], self.config.row_width)
+
+    def pack(self) -> None:
+        """Hold the rows as the finished model does, from here on, if that is another way."""
+        if self.compression.packs and self.packed is None:
+            self._hold(self._packed_rows())
+
+    def unpack(self) -> None:
+        """The inverse, but for what was rounded."""
+        if self.packed is not None:
+            weight = torch.zeros(self.layout.num_ids, self.row_width + self.config.wide, device=self.device)
+            packing.unpack(self.packed, weight)
+            self.table.weight, self.packed = weight, None
+
+    def _packed_rows(self) -> PackedRows:
+        assert self.table.is_settled
+        packed = self._room()
+        packing.pack(packed, self.table.weight)
+        return packed
+
+    def _room(self) -> PackedRows:
+        wide, width = self.config.wide, self.config.row_width
+        return packing.empty(self.layout, self.compression, width, wide=wide, device=self.device)
+
+    def _hold(self, packed: PackedRows) -> None:
+        """Predict from these rows, and let go of the table."""
+        packing.set_decoder(packed, self.decoder)
+        self.packed, self.table.weight = packed, torch.empty(0, self.table.weight.shape[1], device=self.device)
 
     def _network(self) -> CTRModel:
         """The dense network, as the layout wants it."""
@@ -100,7 +150,12 @@ class ClickModel:
     @property
     def num_parameters(self) -> int:
         """Weights in the table and in the network."""
-        return self.table.weight.numel() + sum(p.numel() for p in self.net.parameters())
+        return self.layout.num_ids * (self.row_width + self.config.wide) + sum(p.numel() for p in self.net.parameters())
+
+    @property
+    def num_bytes(self) -> int:
+        """What the weights take on disk, and in memory when predicting."""
+        return sum(tensor.numel() * tensor.element_size() for tensor in self.tensors().values())
 
     def predict(self, batch: Batch) -> npt.NDArray[np.float64]:
         """Click probabilities, shape (B,). On a CPU each thread takes 1,024 rows at a time, a GPU 65,536."""
@@ -116,9 +171,24 @@ class ClickModel:
     @torch.inference_mode()
     def _predict(self, batch: Batch) -> npt.NDArray[np.float64]:
         part = self.with_sequences(TensorBatch.of(batch, self.device))
-        rows_BFD, wide_B = self.table.gather(part.ids, part.bags)
-        logits_B: Tensor = self.net(*self.inputs(part, rows_BFD, wide_B, self.gather_sequences(part)))
+        if self.packed is None:
+            rows_BFD, wide_B = self.table.gather(part.ids, part.bags)
+            logits_B: Tensor = self.net(*self.inputs(part, rows_BFD, wide_B, self.gather_sequences(part)))
+        else:
+            logits_B = self._from_packed(self.packed, part)
         return logits_B.double().sigmoid().cpu().numpy()
+
+    def _from_packed(self, packed: PackedRows, part: TensorBatch) -> Tensor:
+        """Logits (B,): the kernel that unpacks rows makes embeddings of them too."""
+        gather = kernels_for(self.device).gather_packed
+        net = self.net.inner if isinstance(self.net, DecodedModel) else self.net
+        rows_BFD, wide_B = gather(packed, range(part.ids.shape[1] + len(part.bags)), part.ids, part.bags)
+        sequences = [
+            gather(packed, [target], values.unsqueeze(1), ())[0].squeeze(1)
+            for (values, _), (_, target) in zip(part.sequences, self._sequences, strict=True)
+        ]
+        logits_B: Tensor = net(*self.inputs(part, rows_BFD, wide_B, sequences))
+        return logits_B
 
     def with_sequences(self, batch: TensorBatch) -> TensorBatch:
         """The batch with its sequences apart from the bags, if the network takes them; empty ones hold nothing then.
@@ -152,15 +222,27 @@ class ClickModel:
     def tensors(self) -> dict[str, Tensor]:
         """All weights by name."""
         assert self.table.is_settled
-        return {"table": self.table.weight, **{f"net.{name}": t for name, t in self.net.state_dict().items()}}
+        return self._with_net({"table": self.table.weight} if self.packed is None else packing.tensors(self.packed))
+
+    def finished_tensors(self) -> dict[str, Tensor]:
+        """All weights by name, as the finished model holds them; this one stays as it is."""
+        if not self.compression.packs or self.packed is not None:
+            return self.tensors()
+        return self._with_net(packing.tensors(self._packed_rows()))
+
+    def _with_net(self, rows: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        return {**rows, **{f"net.{name}": t for name, t in self.net.state_dict().items()}}
 
     def load_tensors(self, tensors: Mapping[str, Tensor], source: str) -> None:
-        """Take over weights; every name and shape must fit.
+        """Take over weights; every name and shape must fit. Packed ones leave the model packed, others as a table.
 
         Raises:
             RunError: a name or a shape differs; both sides are named.
         """
-        own = self.tensors()
+        packed = self._room() if self.compression.packs and "packed.codes" in tensors else None
+        if packed is None:
+            self.unpack()
+        own = self.tensors() if packed is None else self._with_net(packing.tensors(packed))
         for name in sorted(own.keys() ^ tensors.keys()):
             side = "the model, not in the file" if name in own else "the file, not in the model"
             raise RunError(f"the weights do not fit the model: {name!r} is in {side}", file=source)
@@ -172,6 +254,8 @@ class ClickModel:
                     file=source,
                 )
             tensor.copy_(tensors[name])
+        if packed is not None:
+            self._hold(packed)
 
 
 def _without(missing: int, values: Tensor, offsets: Tensor) -> tuple[Tensor, Tensor]:

@@ -21,6 +21,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from torch import Tensor
 
 from clickherd import calibration, checkpoint, machine
 from clickherd.calibrate import calibrate, check_calibration
@@ -63,15 +64,24 @@ def train_run(
         UserError: settings or data are at fault, or the folder is already there.
         Interrupted: `should_stop` said so; `resume_run` goes on from there.
     """
+    check_new(folder)
+    config, prepared = ready(config, announce)
+    create(folder, config, prepared)
+    return finish(config, prepared, folder, announce, observer, should_stop, report)
+
+
+def check_new(folder: Path) -> None:
+    """See that a run folder is not there yet.
+
+    Raises:
+        RunError: it is.
+    """
     if folder.exists():
         raise RunError(
             "the run folder already exists",
             file=folder,
             mend=f"Choose another --out, or continue it with: clickherd train --resume {folder}",
         )
-    config, prepared = ready(config, announce)
-    _create(folder, config, prepared)
-    return _train(config, prepared, folder, announce, observer, should_stop, report)
 
 
 def resume_run(
@@ -94,8 +104,8 @@ def resume_run(
         config = config.model_copy(update={"train": config.train.model_copy(update={"precision": precision})})
     check_device(config.train.device, precision)
     use_threads(config.train.threads)
-    prepared = _same_rows(config, folder, announce)
-    return _train(config, prepared, folder, announce, observer, should_stop, report)
+    prepared = same_rows(config, folder, announce)
+    return finish(config, prepared, folder, announce, observer, should_stop, report)
 
 
 def ready(config: Config, announce: Announce) -> tuple[Config, Prepared]:
@@ -188,14 +198,14 @@ def _settled(config: Config, prepared: Prepared, threads: int) -> Config:
     )
 
 
-def _create(folder: Path, config: Config, prepared: Prepared) -> None:
+def create(folder: Path, config: Config, prepared: Prepared) -> None:
     """Make the run folder with its settings and encoder, in one move."""
     with checkpoint.new_folder(folder, mend="Choose another --out.") as beside:
         prepared.encoder.save(beside / "encoder")
         checkpoint.write_text(beside / "config.yaml", dump_yaml(config))
 
 
-def _same_rows(config: Config, folder: Path, announce: Announce) -> Prepared:
+def same_rows(config: Config, folder: Path, announce: Announce) -> Prepared:
     """The encoded rows of a run; they must be those that it began with."""
     if not config.source.data:
         raise RunError(
@@ -228,7 +238,7 @@ def prepare_sources(config: Config, announce: Announce) -> Prepared:
     return prepared
 
 
-def _train(
+def finish(
     config: Config,
     prepared: Prepared,
     folder: Path,
@@ -236,8 +246,10 @@ def _train(
     observer: Observer | None,
     should_stop: Callable[[], bool],
     report: bool,
+    start: Mapping[str, Tensor] | None = None,
 ) -> dict[str, Any]:
-    model, progress = train_prepared(config, prepared, folder, announce, observer, should_stop)
+    """Train, judge and report in a run folder that holds its settings; see `train_prepared` for `start`."""
+    model, progress = train_prepared(config, prepared, folder, announce, observer, should_stop, start=start)
     if progress.stopped:
         announce(f"no better for {config.train.patience} epochs: the weights of epoch {progress.best_epoch} are kept")
     result, judged = judge(config, prepared, model, progress, folder)
@@ -256,26 +268,35 @@ def train_prepared(
     observer: Observer | None = None,
     should_stop: Callable[[], bool] = lambda: False,
     learner_of: LearnerOf = Learner,
+    start: Mapping[str, Tensor] | None = None,
 ) -> tuple[ClickModel, Progress]:
     """Train on encoded rows; weights and checkpoints go to `folder`, from whose checkpoint it goes on if there is one.
+
+    With `start` training begins at these weights, and leaves none that are worse.
 
     Raises:
         Interrupted: `should_stop` said so; the checkpoint is written.
         DivergedError: the loss became NaN or infinite.
     """
+    rows = prepared.train if config.train.teacher is None else taught(prepared, Path(config.train.teacher), announce)
     with seeded(config.train.seed):
         model = ClickModel(
-            config.model, prepared.encoder.layout, init_std=config.optim.init_std, device=config.train.device
+            config.model,
+            prepared.encoder.layout,
+            init_std=config.optim.init_std,
+            device=config.train.device,
+            compression=config.compression,
         )
         trainer = Trainer(
             config,
             model,
-            prepared.train,
+            rows,
             prepared.valid,
             folder,
             observer=observer,
             should_stop=should_stop,
             learner_of=learner_of,
+            start=start,
         )
         if trainer.restore():
             done = trainer.progress.stopped or trainer.progress.epoch >= config.train.epochs
@@ -293,9 +314,30 @@ def train_prepared(
         if model.device.type == "cpu":
             warm_up(announce)
         progress = trainer.run()
+    if config.compression.packs:
+        model.pack()
+        checkpoint.save(folder / "model.safetensors", model.tensors(), {"epoch": progress.best_epoch})
     calibrate(model, config, prepared.valid)
     calibration.save(folder, model.calibration)
     return model, progress
+
+
+def taught(prepared: Prepared, teacher: Path, announce: Announce) -> Store:
+    """The training rows with a trained model's predictions in the place of their labels.
+
+    Raises:
+        RunError: no such run, or one of other rows.
+    """
+    run = load(teacher)
+    if run.config.source.fingerprint != prepared.path.name:
+        raise RunError(
+            "the teacher was trained on other rows, or on rows encoded otherwise",
+            file=teacher,
+            mend="Train one with the same data and data settings, or leave train.teacher out.",
+        )
+    run.model.calibration = None
+    announce(f"learning from what {teacher} predicts")
+    return prepared.train.labelled(evaluate(run.model, prepared.train).y_score.astype(np.float32))
 
 
 def judge(
@@ -380,7 +422,7 @@ def load(path: str | Path, *, device: str = "cpu", reading: Mapping[str, Any] | 
     encoder = Encoder.load(folder / "encoder")
     tensors, _ = checkpoint.load(folder / "model.safetensors")
     with seeded(0):  # the weights drawn here are replaced at once
-        model = ClickModel(config.model, encoder.layout, device=device)
+        model = ClickModel(config.model, encoder.layout, device=device, compression=config.compression)
     model.load_tensors(tensors, str(folder / "model.safetensors"))
     model.calibration = calibration.load(folder, config.train.calibration)
     return Run(folder, config, encoder, model)
@@ -400,7 +442,7 @@ def report_run(folder: Path, announce: Announce = quiet) -> Path:
     use_threads(run.config.train.threads)
     if run.config.source.data and not (folder / "metrics.json").exists():
         raise RunError("the run is not finished", file=folder, mend=f"Finish it: clickherd train --resume {folder}")
-    prepared = _same_rows(run.config, folder, announce)
+    prepared = same_rows(run.config, folder, announce)
     history = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     result = json.loads((folder / "metrics.json").read_text())
     judged = _score_splits(prepared, run.model)

@@ -5,19 +5,20 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+from torch import Tensor
 
 from clickherd import checkpoint
 from clickherd.config import Config
 from clickherd.data.store import Store
 from clickherd.device_store import TrainingRows
-from clickherd.errors import Interrupted, UserError
+from clickherd.errors import ConfigError, Interrupted, UserError
 from clickherd.evaluate import evaluate, monitored
 from clickherd.learner import Learner, take_part
 from clickherd.network import ClickModel
@@ -53,12 +54,18 @@ class Trainer:
         observer: Observer | None = None,
         should_stop: Callable[[], bool] = lambda: False,
         learner_of: LearnerOf = Learner,
+        start: Mapping[str, Tensor] | None = None,
     ) -> None:
         self.config, self.model, self.train, self.valid, self.folder = config, model, train, valid, folder
         self.observer, self.should_stop = observer or Silent(), should_stop
         self.batch_size = batch_size_for(config, len(train))
         self.steps_per_epoch = -(-len(train) // self.batch_size)
-        if config.optim.initial_bias == "base-rate":
+        if not config.train.epochs and start is None:
+            raise ConfigError("train.epochs = 0 would train nothing", mend="Give one epoch at least.")
+        self.start = start  # weights of a trained model, which are kept if training makes none that are better
+        if start is not None:
+            model.load_tensors(start, "the weights to start from")
+        elif config.optim.initial_bias == "base-rate":
             model.start_at(log_odds(train.labels))
         self.learner = learner_of(model, config, self.batch_size)
         eta = config.optim.averaging
@@ -79,6 +86,8 @@ class Trainer:
         """
         self.observer.start(self.config.train.epochs, len(self.train), self.learner.hyper)
         try:
+            if self.start is not None and not self.progress.total_steps:
+                self._keep_start()
             while self.progress.epoch < self.config.train.epochs and not self.progress.stopped:
                 self._epoch()
         finally:
@@ -88,6 +97,14 @@ class Trainer:
             tensors, _ = checkpoint.load(self.folder / "model.safetensors")
             self.model.load_tensors(tensors, str(self.folder / "model.safetensors"))
         return self.progress
+
+    def _keep_start(self) -> None:
+        """Let the weights to start from be the best so far."""
+        valid = evaluate(self.model, self.valid).scores if self.valid is not None else {}
+        score = monitored(valid, self.config.train.monitor)
+        self.progress.best_score = -math.inf if score is None else score
+        checkpoint.save(self.folder / "model.safetensors", self.model.tensors(), {"epoch": 0})
+        self.save_checkpoint()
 
     def _epoch(self) -> None:
         with self.learner.workers:

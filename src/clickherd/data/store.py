@@ -19,6 +19,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from contextlib import ExitStack, suppress
+from copy import copy
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -140,6 +141,18 @@ class Store:
 
     def __len__(self) -> int:
         return self.num_rows
+
+    def labelled(self, labels_N: npt.NDArray[np.float32]) -> Store:
+        """The same rows with other labels, which may lie between 0 and 1."""
+        store = copy(self)
+        store.labels = labels_N
+        return store
+
+    def occurrences(self, position: int) -> npt.NDArray[np.int64]:
+        """How often each value of the field at `position` occurs, shape (size,), by local id."""
+        field, single = self.layout.fields[position], self.layout.num_single
+        ids = self.ids[:, position] if position < single else self.bags[position - single][0]
+        return np.bincount(np.asarray(ids) - field.offset, minlength=field.size)
 
     def take(self, rows: npt.NDArray[np.int64]) -> Batch:
         """The rows with the given indices, in the given order, copied into memory."""

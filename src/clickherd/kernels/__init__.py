@@ -1,6 +1,7 @@
 """Kernels of the embedding table: signatures and dispatch. Every implementation is a twin of `reference`.
 
     gather       ids → embedding rows and the sum of their linear weights
+    gather_packed  the same from rows in few bits
     scatter_add  gradients of those rows → one gradient per id, and how often each id occurred
     cowclip_adam the whole update of the table in one pass
     adam         the update of the network's weights
@@ -26,7 +27,7 @@ from torch import Tensor
 from clickherd.errors import ConfigError
 from clickherd.kernels import cpu, reference
 
-__all__ = ["AdamStep", "Bags", "Kernels", "cpu", "kernels_for", "reference"]
+__all__ = ["AdamStep", "Bags", "Kernels", "PackedField", "PackedRows", "cpu", "kernels_for", "reference"]
 
 Bags = tuple[tuple[Tensor, Tensor], ...]  # per multi-valued field: values (n,) int32, offsets (B + 1,) int64
 
@@ -55,6 +56,59 @@ class AdamStep:
         return self.learning_rate * math.sqrt(1 - self.beta2**self.step) / (1 - self.beta1**self.step)
 
 
+@dataclass(frozen=True)
+class PackedField:
+    """How the rows of one field are packed: `size` ids from `offset` on, their codes from byte `start` on.
+
+    A row is `dim` numbers of `bits` bits; below 16 they are whole numbers times the row's scale, the scales from place
+    `scale` on. `decoded` says that a matrix makes the embedding of them.
+    """
+
+    offset: int
+    size: int
+    start: int
+    dim: int
+    bits: int
+    scale: int
+    decoded: bool
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of the codes of one row."""
+        return -(-self.dim * self.bits // 8)
+
+
+@dataclass(frozen=True)
+class PackedRows:
+    """The embedding rows of all fields in few bits; a sequence has the place of its target.
+
+    `codes` (bytes,) uint8, `scales` (n,) and `linear` (V,) or (0,) float16; e = basisᵀz + mean by field, `basis`
+    (F, D, D) with the first `dim` rows in use, `mean` (F, D).
+    """
+
+    codes: Tensor
+    scales: Tensor
+    linear: Tensor
+    fields: tuple[PackedField, ...]
+    width: int
+    basis: Tensor
+    mean: Tensor
+
+    def numbers(self, field: PackedField, local: Tensor) -> Tensor:
+        """z of the field's ids `local`, counted from its first; shape (N, dim) float32."""
+        if not field.dim:
+            return torch.zeros(len(local), 0, device=local.device)
+        place = field.start + local.unsqueeze(1) * field.row_bytes + torch.arange(field.row_bytes, device=local.device)
+        codes = self.codes[place]
+        if field.bits >= 16:
+            return codes.view(torch.float16 if field.bits == 16 else torch.float32).float()
+        scales = self.scales[field.scale + local].float().unsqueeze(1)
+        if field.bits == 8:
+            return codes.view(torch.int8) * scales
+        halves = torch.stack([codes & 15, codes >> 4], dim=2).flatten(1)[:, : field.dim]
+        return (halves.to(torch.int8) - 8) * scales
+
+
 class Kernels(Protocol):
     """What an implementation provides."""
 
@@ -63,6 +117,11 @@ class Kernels(Protocol):
 
         A multi-valued field gives the mean over its values, for both.
         """
+
+    def gather_packed(
+        self, packed: PackedRows, places: Sequence[int], ids_BS: Tensor, bags: Bags
+    ) -> tuple[Tensor, Tensor]:
+        """As `gather`, from packed rows; `places` are the positions of the fields of all columns in `packed`."""
 
     def scatter_add(
         self,

@@ -6,6 +6,7 @@ thread, and rows are added in order. The update of the table is in `cpu_update`.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -20,9 +21,18 @@ from clickherd.kernels.reference import relu_backward
 from clickherd.threads import share_out
 
 if TYPE_CHECKING:
-    from clickherd.kernels import AdamStep, Bags
+    from clickherd.kernels import AdamStep, Bags, PackedRows
 
-__all__ = ["adam", "catch_up", "cowclip_adam", "cowclip_adam_rows", "gather", "relu_backward", "scatter_add"]
+__all__ = [
+    "adam",
+    "catch_up",
+    "cowclip_adam",
+    "cowclip_adam_rows",
+    "gather",
+    "gather_packed",
+    "relu_backward",
+    "scatter_add",
+]
 
 Array = npt.NDArray[Any]
 
@@ -30,6 +40,7 @@ Array = npt.NDArray[Any]
 _jit = njit(cache=True, nogil=True, error_model="numpy")
 
 CHUNK = 8192  # weights of a network that are worth a thread of their own
+HALVES = np.arange(1 << 16, dtype=np.uint16).view(np.float16).astype(np.float32)  # numba has no float16 on a CPU
 
 
 def gather(weight_VW: Tensor, ids_BS: Tensor, bags: Bags, wide: bool) -> tuple[Tensor, Tensor]:
@@ -42,6 +53,28 @@ def gather(weight_VW: Tensor, ids_BS: Tensor, bags: Bags, wide: bool) -> tuple[T
     _gather(weight, ids_BS.numpy(), rows, linear, first)
     for j, (values, offsets) in enumerate(bags):
         _gather_bag(weight, values.numpy(), offsets.numpy(), rows, linear, num_single + j, first)
+    return rows_BFD, wide_B
+
+
+def gather_packed(packed: PackedRows, places: Sequence[int], ids_BS: Tensor, bags: Bags) -> tuple[Tensor, Tensor]:
+    """Rows (B, F, D) and summed linear weights (B,), from packed rows."""
+    num_rows, num_single = ids_BS.shape
+    rows_BFD = torch.empty(num_rows, len(places), packed.width)
+    wide_B = torch.zeros(num_rows)
+    rows, linear, ids = rows_BFD.numpy(), wide_B.numpy(), ids_BS.numpy()
+    codes, scales, weights = packed.codes.numpy(), packed.scales.numpy(), packed.linear.numpy()
+    views = (codes, *(codes.view(kind) for kind in (np.int8, np.uint16, np.float32)))
+    tables = (*views, scales.view(np.uint16), weights.view(np.uint16), HALVES)
+    every = np.arange(num_rows + 1)
+    for column, place in enumerate(places):
+        field = packed.fields[place]
+        values, offsets = ids[:, column : column + 1], every
+        if column >= num_single:
+            values, offsets = (part.numpy() for part in bags[column - num_single])
+        values = values.reshape(-1)
+        where = field.offset, field.start, field.dim, field.bits, field.scale
+        decoder = field.decoded, packed.basis[place].numpy(), packed.mean[place].numpy()
+        _gather_packed(rows, linear, column, values, offsets, *where, *tables, *decoder)
     return rows_BFD, wide_B
 
 
@@ -114,6 +147,70 @@ def _gather_bag(
                 linear[b] += share * weight[i, 0]
             for d in range(first, width):
                 rows[b, field, d - first] += share * weight[i, d]
+
+
+@_jit
+def _gather_packed(
+    rows: Array,
+    linear: Array,
+    column: int,
+    values: Array,
+    offsets: Array,
+    offset: int,
+    start: int,
+    dim: int,
+    bits: int,
+    scale: int,
+    bytes_: Array,
+    chars: Array,
+    halves: Array,
+    floats: Array,
+    scales: Array,
+    weights: Array,
+    half: Array,
+    decoded: bool,
+    basis: Array,
+    mean: Array,
+) -> None:
+    num_rows, _, width = rows.shape
+    z = np.empty(max(dim, 1), np.float32)
+    wide = len(weights) > 0
+    row_bytes = (dim * bits + 7) // 8
+    for b in range(num_rows):
+        share = np.float32(1.0) / np.float32(offsets[b + 1] - offsets[b])
+        for d in range(dim):
+            z[d] = 0.0
+        for k in range(offsets[b], offsets[b + 1]):
+            i = values[k]
+            local = i - offset
+            begin = start + local * row_bytes
+            if wide:
+                linear[b] += share * half[weights[i]]
+            if dim == 0:
+                continue
+            factor = share if bits >= 16 else share * half[scales[scale + local]]
+            if bits == 8:
+                for d in range(dim):
+                    z[d] += factor * np.float32(chars[begin + d])
+            elif bits == 4:
+                for d in range(dim):
+                    nibble = np.int32(bytes_[begin + d // 2] >> (4 * (d & 1))) & 15
+                    z[d] += factor * np.float32(nibble - 8)
+            elif bits == 16:
+                for d in range(dim):
+                    z[d] += factor * half[halves[begin // 2 + d]]
+            else:
+                for d in range(dim):
+                    z[d] += factor * floats[begin // 4 + d]
+        if decoded:
+            for j in range(width):
+                rows[b, column, j] = mean[j]
+            for d in range(dim):
+                for j in range(width):
+                    rows[b, column, j] += z[d] * basis[d, j]
+        else:
+            for j in range(width):
+                rows[b, column, j] = z[j]
 
 
 @_jit

@@ -18,6 +18,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from clickherd.kernels.reference import gather_packed as _gather_packed
+
 if TYPE_CHECKING:
     from clickherd.kernels import AdamStep, Bags
 
@@ -47,6 +49,9 @@ def gather(weight_VW: Tensor, ids_BS: Tensor, bags: Bags, wide: bool) -> tuple[T
     for field, (values, offsets) in enumerate(bags, num_single):
         _launch(_gather_bag, triton.cdiv(num_rows, ROWS), *tables, values, offsets, field, *sizes, **shape)
     return rows_BFD, wide_B
+
+
+gather_packed = _gather_packed  # no kernel of its own: torch's indexing waits for nothing but multi-valued fields
 
 
 def scatter_add(

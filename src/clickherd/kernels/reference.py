@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 if TYPE_CHECKING:
-    from clickherd.kernels import AdamStep, Bags
+    from clickherd.kernels import AdamStep, Bags, PackedRows
 
 
 def gather(weight_VW: Tensor, ids_BS: Tensor, bags: Bags, wide: bool) -> tuple[Tensor, Tensor]:
@@ -26,6 +26,26 @@ def gather(weight_VW: Tensor, ids_BS: Tensor, bags: Bags, wide: bool) -> tuple[T
     if not wide:
         return both_BFW, weight_VW.new_zeros(len(ids_BS))
     return both_BFW[..., 1:].contiguous(), both_BFW[..., 0].sum(dim=1)
+
+
+def gather_packed(packed: PackedRows, places: Sequence[int], ids_BS: Tensor, bags: Bags) -> tuple[Tensor, Tensor]:
+    """Rows (B, F, D) and summed linear weights (B,), from packed rows."""
+    num_rows, num_single = ids_BS.shape
+    rows, wide_B = [], torch.zeros(num_rows, device=ids_BS.device)
+    for column, place in enumerate(places):
+        field, bag = packed.fields[place], bags[column - num_single] if column >= num_single else None
+        ids_N = (ids_BS[:, column] if bag is None else bag[0]).long()
+        e_ND = packed.numbers(field, ids_N - field.offset)
+        if field.decoded:
+            e_ND = torch.addmm(packed.mean[place], e_ND, packed.basis[place, : field.dim])
+        linear_N = packed.linear[ids_N].float() if len(packed.linear) else torch.zeros_like(ids_N, dtype=torch.float32)
+        if bag is not None:
+            owner, sizes = _owners(bag[1])
+            e_ND = e_ND.new_zeros(num_rows, packed.width).index_add_(0, owner, e_ND) / sizes[:, None]
+            linear_N = linear_N.new_zeros(num_rows).index_add_(0, owner, linear_N) / sizes
+        rows.append(e_ND)
+        wide_B += linear_N
+    return torch.stack(rows, dim=1), wide_B
 
 
 def scatter_add(

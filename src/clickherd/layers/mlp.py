@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, PositiveInt
 from torch import Tensor, nn
 
 from clickherd.layers import relu_mlp
+from clickherd.layers.low_rank import LowRankLinear
 
 Activation = Literal["relu", "tanh", "gelu", "silu", "sigmoid", "dice"]
 ACTIVATIONS = {"relu": nn.ReLU, "tanh": nn.Tanh, "gelu": nn.GELU, "silu": nn.SiLU, "sigmoid": nn.Sigmoid}
@@ -83,16 +84,27 @@ class MLP(nn.Module):
             width = num_outputs
         self.layers = nn.Sequential(*layers)
         self.num_outputs = width
-        self._ends_in_relu = num_outputs is None
-        plain = config.activation == "relu" and not config.batch_norm and not config.dropout
-        self._linears = [layer for layer in layers if isinstance(layer, nn.Linear)] if plain else []
+        self._plain = config.activation == "relu" and not config.batch_norm and not config.dropout and len(layers) > 0
 
     def forward(self, x_BN: Tensor) -> Tensor:
         """Shape (B, N) in, (B, num_outputs) out."""
-        if self._linears and relu_mlp.applies_to(x_BN):
-            return relu_mlp.relu_mlp(x_BN, self._linears, relu_last=self._ends_in_relu)
+        if self._plain and relu_mlp.applies_to(x_BN):
+            return relu_mlp.relu_mlp(x_BN, *self._chain())
         out: Tensor = self.layers(x_BN)
         return out
+
+    def _chain(self) -> tuple[list[nn.Linear], list[bool]]:
+        """The linear layers, those inside a product of two too, and which of them have a ReLU behind them."""
+        linears: list[nn.Linear] = []
+        relus: list[bool] = []
+        for layer in self.layers:
+            if isinstance(layer, nn.ReLU):
+                relus[-1] = True
+                continue
+            both = [layer.reduce, layer.expand] if isinstance(layer, LowRankLinear) else [layer]
+            linears += [one for one in both if isinstance(one, nn.Linear)]
+            relus += [False] * len(both)
+        return linears, relus
 
 
 def glorot_linear(num_inputs: int, num_outputs: int, *, bias: bool = True) -> nn.Linear:

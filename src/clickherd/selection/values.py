@@ -111,10 +111,8 @@ def searching(config: Config) -> Config:
 
 def _field(prepared: Prepared, position: int, kept: npt.NDArray[np.bool_], gated: Collection[str]) -> dict[str, Any]:
     """What is kept of a field; its score is the share of its occurrences in the training rows that is."""
-    field, store = prepared.encoder.layout.fields[position], prepared.train
-    single = prepared.encoder.layout.num_single
-    ids = store.ids[:, position] if position < single else store.bags[position - single][0]
-    counts = np.bincount(np.asarray(ids) - field.offset, minlength=field.size)[FIRST_VALUE:]
+    field = prepared.encoder.layout.fields[position]
+    counts = prepared.train.occurrences(position)[FIRST_VALUE:]
     own = kept[field.offset + FIRST_VALUE : field.offset + field.size]
     return {
         "name": field.name,

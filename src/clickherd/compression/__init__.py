@@ -1,0 +1,1 @@
+"""Smaller models: fewer numbers a row, fewer bits a number, dense layers of low rank."""

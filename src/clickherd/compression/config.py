@@ -1,0 +1,59 @@
+"""What a smaller model consists of; `clickherd compress` finds it, and a recipe can state it."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from clickherd.data.store import Layout
+from clickherd.errors import ConfigError, did_you_mean
+from clickherd.settings import Settings
+
+Bits = Literal[4, 8, 16, 32]
+FULL: Bits = 32
+
+
+class CompressionConfig(Settings):
+    """How the embedding rows of each field are held, and which dense layers are products of two. Nothing: as usual."""
+
+    dims: dict[str, Annotated[int, Field(ge=0)]] = Field(
+        {},
+        description="field → numbers that a row of it holds; a matrix of the field's own makes an embedding of them. "
+        "Others hold the whole embedding",
+    )
+    bits: dict[str, Bits] = Field(
+        {}, description="field → bits of each of these numbers in the finished model: 4, 8, 16 or 32, which others have"
+    )
+    ranks: dict[str, Annotated[int, Field(ge=1)]] = Field(
+        {}, description="dense layer → its rank: the layer becomes a product of two, with so many numbers in between"
+    )
+
+    def __bool__(self) -> bool:
+        return bool(self.dims or self.bits or self.ranks)
+
+    @property
+    def packs(self) -> bool:
+        """Whether the finished model holds its rows in another way than training does."""
+        return bool(self.dims or self.bits)
+
+    def check_fields(self, layout: Layout, width: int) -> None:
+        """See that the fields that are named are there and hold no more than an embedding, `width` numbers.
+
+        Raises:
+            ConfigError: one is not, or does.
+        """
+        own = [field.name for field in layout.fields if field.target is None]
+        for setting, names in (("dims", self.dims), ("bits", self.bits)):
+            for name in names:
+                if name not in own:
+                    raise ConfigError(
+                        f"compression.{setting} names {name!r}, which is no embedded field",
+                        mend=did_you_mean(name, own),
+                    )
+        for name, dim in self.dims.items():
+            if dim >= width:
+                raise ConfigError(
+                    f"compression.dims.{name} = {dim}: an embedding has {width} numbers",
+                    mend="Name fewer, or leave the field out.",
+                )

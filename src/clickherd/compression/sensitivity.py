@@ -1,0 +1,159 @@
+"""What each way of making a part of a model smaller costs its predictions, one part at a time.
+
+A part is the rows of a field or a dense layer. Its options are measured on a sample of rows by how far the predictions
+move: the mean Kullback–Leibler divergence KL(p ‖ q) from the model's own p to those with that part alone made smaller,
+q. It is the rise in log loss if p were the truth, needs no labels, and is free of their noise.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+
+from clickherd.compression.low_rank import Directions, project_linear
+from clickherd.compression.packing import rounded, row_bytes
+from clickherd.data.store import Batch, FieldLayout, Store
+from clickherd.layers import relu_mlp
+from clickherd.layers.low_rank import full_rank, reducible
+from clickherd.network import ClickModel
+
+DIMS = (0, 1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64)
+SHARES = (1 / 16, 1 / 8, 3 / 16, 1 / 4, 3 / 8, 1 / 2)  # of a layer's outputs or inputs, whichever are fewer
+LEAST = 1e-12  # probabilities closer to 0 and 1 are as good as these
+
+Scores = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Option:
+    """One way to hold a part: in `num_bytes`, at `loss` nats a row. Fields have `dim` and `bits`, layers `rank`.
+
+    Of a layer, rank None is the layer as it is.
+    """
+
+    num_bytes: int
+    loss: float
+    dim: int | None = None
+    bits: int | None = None
+    rank: int | None = None
+
+
+@dataclass(frozen=True)
+class Part:
+    """A field or a dense layer, and what could become of it; the first option is to leave it as it is."""
+
+    name: str
+    is_field: bool
+    directions: Directions
+    options: list[Option] = field(default_factory=list)
+
+
+def measure(model: ClickModel, batch: Batch, train: Store) -> list[Part]:
+    """All parts of `model` with all their options. The model is the same afterwards.
+
+    `batch` holds the rows to predict; how often a value counts in what is kept of a field is told by `train`.
+    """
+    probe = _Probe(model, batch)
+    fields = [
+        _field(probe, place, own, torch.from_numpy(train.occurrences(place)))
+        for place, own in enumerate(model.layout.fields)
+        if own.target is None
+    ]
+    outputs = layer_outputs(model, batch)
+    layers = [_layer(probe, name, linear, outputs[name]) for name, linear in reducible(model.net).items()]
+    return fields + layers
+
+
+class _Probe:
+    """Predictions of a sample, and how far they move."""
+
+    def __init__(self, model: ClickModel, batch: Batch) -> None:
+        self.model, self.batch = model, batch
+        self.own = self._scores()
+
+    def _scores(self) -> Scores:
+        return np.clip(self.model.predict(self.batch), LEAST, 1 - LEAST)
+
+    def loss(self) -> float:
+        """Mean KL(p ‖ q) of the model as it was and as it is."""
+        p, q = self.own, self._scores()
+        return float(np.mean(p * np.log(p / q) + (1 - p) * np.log((1 - p) / (1 - q))))
+
+    def ids(self, place: int) -> Tensor:
+        """Those of a field that the sample holds, sequences of its values too."""
+        layout, batch = self.model.layout, self.batch
+        name, single = layout.fields[place].name, layout.num_single
+        places = [k for k, other in enumerate(layout.fields) if name in (other.name, other.target)]
+        found = [batch.ids[:, k] if k < single else batch.bags[k - single][0] for k in places]
+        return torch.from_numpy(np.unique(np.concatenate(found))).long().to(self.model.device)
+
+
+@torch.no_grad()
+def _field(probe: _Probe, place: int, own: FieldLayout, counts_V: Tensor) -> Part:
+    table, wide, width = probe.model.table.weight, probe.model.config.wide, probe.model.config.row_width
+    first = int(wide)
+    directions = Directions.of(table[own.offset : own.offset + own.size, first:], counts_V.to(table.device))
+    part = Part(own.name, True, directions, [Option(own.size * 4 * (width + first), 0.0, width, 32)])
+    ids_N = probe.ids(place)
+    full = table[ids_N]
+    for dim in [dim for dim in DIMS if dim < width] + [width]:
+        z_NK = full[:, first:] if dim == width else (full[:, first:] - directions.mean) @ directions.top(dim)
+        for bits in (4, 8, 16) if dim else (16,):
+            kept_NK = rounded(z_NK, bits)
+            if dim < width:
+                kept_NK = kept_NK @ directions.top(dim).T + directions.mean
+            table[ids_N] = torch.cat([full[:, :first].half().float(), kept_NK], dim=1)
+            num_bytes = own.size * row_bytes(dim, bits, wide=wide) + (4 * width * (dim + 1) if dim < width else 0)
+            part.options.append(Option(num_bytes, probe.loss(), dim, bits))
+    table[ids_N] = full
+    return part
+
+
+@torch.no_grad()
+def _layer(probe: _Probe, name: str, linear: nn.Linear, outputs_BN: Tensor) -> Part:
+    wide, most = linear.in_features + linear.out_features, min(linear.in_features, linear.out_features)
+    biases = linear.out_features if linear.bias is not None else 0
+    directions = Directions.of(outputs_BN)
+    as_it_is = Option(4 * (linear.in_features * linear.out_features + biases), 0.0)
+    part = Part(name, False, directions, [as_it_is])
+    weight, bias = linear.weight.clone(), None if linear.bias is None else linear.bias.clone()
+    for rank in sorted({max(1, round(most * share)) for share in SHARES}):
+        if rank >= full_rank(linear):
+            continue
+        low_weight, low_bias = project_linear(linear, directions, rank)
+        linear.weight.copy_(low_weight)
+        if low_bias is not None:
+            linear.bias.copy_(low_bias)
+        num_bytes = 4 * (rank * wide + (rank + biases if biases else 0))
+        part.options.append(Option(num_bytes, probe.loss(), rank=rank))
+        linear.weight.copy_(weight)
+        if bias is not None:
+            linear.bias.copy_(bias)
+    return part
+
+
+def layer_outputs(model: ClickModel, batch: Batch) -> dict[str, Tensor]:
+    """What each layer that may become a product of two gives for the rows, shape (B, N) each."""
+    outputs: dict[str, list[Tensor]] = {}
+    with _hooks(model.net, outputs), relu_mlp.layer_by_layer():
+        model.predict(batch)
+    return {name: torch.cat(parts) for name, parts in outputs.items()}
+
+
+@contextmanager
+def _hooks(net: nn.Module, outputs: dict[str, list[Tensor]]) -> Iterator[None]:
+    handles = []
+    for name, linear in reducible(net).items():
+        kept = outputs.setdefault(name, [])
+        handles.append(linear.register_forward_hook(lambda _, __, out, kept=kept: kept.append(out.flatten(0, -2))))
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()

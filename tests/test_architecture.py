@@ -30,10 +30,11 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "kernels": ("errors", "threads"),
     "layers": ("kernels",),
     "models": ("errors", "layers"),
+    "compact": ("errors", "settings", "data", "kernels", "layers", "models"),
     "optim": ("settings", "kernels", "layers"),
     "calibration": ("errors", "checkpoint"),
-    "config": ("errors", "calibration", "settings", "data.config", "optim.config", "models"),
-    "network": ("errors", "calibration", "data", "kernels", "layers", "models", "threads", "workers"),
+    "config": ("errors", "calibration", "settings", "compact.config", "data.config", "optim.config", "models"),
+    "network": ("errors", "calibration", "compact", "data", "kernels", "layers", "models", "threads", "workers"),
     "evaluate": ("errors", "metrics", "data", "network"),
     "masking": ("errors", "data", "kernels"),
     "device_store": ("data", "kernels", "network"),
@@ -57,7 +58,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
         "training_state",
     ),
 }
-COMMAND_LINE = ("cli", "cli_data", "cli_scale", "cli_select", "cli_shared", "cli_tune")
+COMMAND_LINE = ("cli", "cli_compress", "cli_data", "cli_scale", "cli_select", "cli_shared", "cli_tune")
 
 # Library → the parts that never import it, not even inside a function.
 NEVER: dict[str, tuple[str, ...]] = {

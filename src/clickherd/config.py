@@ -11,7 +11,7 @@ import yaml
 from pydantic import Field
 
 from clickherd.calibration import Method
-from clickherd.compression.config import CompressionConfig
+from clickherd.compact.config import CompressionConfig
 from clickherd.data.config import DataConfig
 from clickherd.errors import ConfigError, did_you_mean
 from clickherd.models import MODELS, AnyModelConfig

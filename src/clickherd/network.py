@@ -13,14 +13,14 @@ import torch
 from torch import Tensor, nn
 
 from clickherd.calibration import Calibration
-from clickherd.compression import packing
-from clickherd.compression.config import CompressionConfig
+from clickherd.compact import packing
+from clickherd.compact.config import CompressionConfig
+from clickherd.compact.decoder import DecodedModel, Decoder
+from clickherd.compact.ranks import reduce_layers
 from clickherd.data.store import MISSING, Batch, Layout
 from clickherd.errors import ConfigError, RunError
 from clickherd.kernels import Bags, PackedRows, kernels_for
-from clickherd.layers.decoder import DecodedModel, Decoder
 from clickherd.layers.embedding import EmbeddingTable
-from clickherd.layers.low_rank import reduce_layers
 from clickherd.layers.sequences import SequenceRows
 from clickherd.models import CTRModel, ModelConfig
 from clickherd.models.base import SequenceModelConfig

@@ -231,9 +231,7 @@ def test_the_way_back_through_a_relu_is_that_of_the_reference(
     torch.testing.assert_close(results[1][1].cpu(), results[0][1], rtol=1e-5, atol=1e-4)
 
 
-def assert_close(
-    expected: list[torch.Tensor], got: list[torch.Tensor], *, sizes: tuple[float, ...] = (0.0,)
-) -> None:
+def assert_close(expected: list[torch.Tensor], got: list[torch.Tensor], *, sizes: tuple[float, ...] = (0.0,)) -> None:
     """To rounding: of the largest element, or, in the first tensors, of what went into them, given by its size."""
     for theirs, found, size_before in zip_longest(expected, got, sizes, fillvalue=0.0):
         assert isinstance(theirs, torch.Tensor)

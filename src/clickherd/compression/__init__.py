@@ -1,1 +1,1 @@
-"""Smaller models: fewer numbers a row, fewer bits a number, dense layers of low rank."""
+"""How a trained model is made smaller."""

@@ -11,7 +11,7 @@ import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from clickherd.compression.config import CompressionConfig
+from clickherd.compact.config import CompressionConfig
 from clickherd.compression.sensitivity import Option, Part
 
 

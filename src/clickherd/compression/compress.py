@@ -24,8 +24,10 @@ import torch
 from pydantic import Field
 
 from clickherd import checkpoint, machine
+from clickherd.compact.config import CompressionConfig
+from clickherd.compact.decoder import DecodedModel
+from clickherd.compact.ranks import reducible
 from clickherd.compression.allocation import Allocation, allocate
-from clickherd.compression.config import CompressionConfig
 from clickherd.compression.low_rank import set_low_rank
 from clickherd.compression.sensitivity import Part, measure
 from clickherd.config import Config
@@ -33,8 +35,7 @@ from clickherd.data.prepare import Prepared, quiet
 from clickherd.data.store import Batch
 from clickherd.errors import RunError
 from clickherd.evaluate import evaluate
-from clickherd.layers.decoder import DecodedModel
-from clickherd.layers.low_rank import LowRankLinear, reducible
+from clickherd.layers.low_rank import LowRankLinear
 from clickherd.network import ClickModel
 from clickherd.observer import Observer
 from clickherd.runs import Announce, check_new, create, finish, load, same_rows

@@ -16,11 +16,11 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
+from clickherd.compact.packing import rounded, row_bytes
+from clickherd.compact.ranks import full_rank, reducible
 from clickherd.compression.low_rank import Directions, project_linear
-from clickherd.compression.packing import rounded, row_bytes
 from clickherd.data.store import Batch, FieldLayout, Store
 from clickherd.layers import relu_mlp
-from clickherd.layers.low_rank import full_rank, reducible
 from clickherd.network import ClickModel
 
 DIMS = (0, 1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64)

@@ -15,12 +15,12 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from clickherd.compression.config import FULL, CompressionConfig
+from clickherd.compact.config import FULL, CompressionConfig
 from clickherd.data.store import Layout
 from clickherd.kernels import PackedField, PackedRows
 
 if TYPE_CHECKING:
-    from clickherd.layers.decoder import Decoder
+    from clickherd.compact.decoder import Decoder
 
 CUTS = (1.0, 0.9, 0.8, 0.7, 0.6, 0.5)  # of a row's largest number, at 4 bits
 ALIGNMENT = 4  # bytes: where the rows of a field begin

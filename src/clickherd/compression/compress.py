@@ -42,7 +42,7 @@ from clickherd.runs import Announce, check_new, create, finish, load, same_rows
 from clickherd.runtime import check_device, precision_here, seeded, use_threads
 from clickherd.settings import Settings
 
-SAMPLE = 20_000  # rows on which options are measured
+SAMPLE = 10_000  # rows on which options are measured
 FRONTIER = (1.5, 2.0, 3.0, 4.0, 5.0, 6.0, 8.0, 12.0)
 SLACK = 0.98  # of a ratio is as good as reached: options come in whole numbers
 TIMES = 5  # that the sample is predicted for the time of a row

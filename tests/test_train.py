@@ -61,7 +61,7 @@ def test_micro_batches_add_up_to_the_whole_batch(make_store: MakeStore, rule: st
             {
                 "model": {"mlp": {"hidden_units": [16]}},
                 "optim": {"rule": rule, "clip": 1e-3, "l2": 1e-4, "base_batch_size": 1000},
-                "train": {"batch_size": 1000, "micro_batch_size": micro},
+                "train": {"batch_size": 1000, "micro_batch_size": micro, "precision": "fp32"},
             }
         )
         with seeded(0):

@@ -61,9 +61,10 @@ class Learner:
         self.embedding = CowClip(
             model.table,
             CowClipConfig(optim.zeta, betas, optim.epsilon, optim.regularize == "batch"),
-            lag_for(model.layout.num_ids, lookups, model.device.type),
+            lag_for(len(model.table.weight), lookups, model.device.type),
         )
         self.workers = Workers(min(threads, -(-batch_size // self.micro_batch_size)))
+        self._width = model.table.weight.shape[1] - int(model.table.wide)
         self._graphed: Graphed | None = None
         if model.device.type == "cuda":
             torch.set_float32_matmul_precision("high" if precision == "tf32" else "highest")
@@ -99,10 +100,15 @@ class Learner:
     def _ready(self, batch: TensorBatch) -> TensorBatch:
         """The rows with their ids masked, once those of the table are up to date."""
         batch = self.model.with_sequences(batch)
-        bags = batch.bags + batch.sequences
-        self.mask.apply(batch.ids, bags)
-        self.embedding.touch(batch.ids, bags)
+        self.mask.apply(batch.ids, batch.bags + batch.sequences)
+        batch = self.model.located(batch)
+        values = tuple((self._rows(k, values), ends) for k, (values, ends) in enumerate(batch.sequences))
+        self.embedding.touch(batch.ids, batch.bags + values)
         return batch
+
+    def _rows(self, sequence: int, values_N: torch.Tensor) -> torch.Tensor:
+        """The rows of the table that the values of a sequence have, one after the other."""
+        return self.model.rows_of_values(values_N, sequence).flatten()
 
     def gradients(self, batch: TensorBatch, batch_size: int) -> Gradients:
         """Forward and backward of a micro-batch; changes nothing."""
@@ -130,8 +136,9 @@ class Learner:
         """Add the gradients to those of the batch so far; returns the share of the loss."""
         self.dense.accumulate(gradients.dense)
         self.embedding.accumulate(batch.ids, batch.bags, gradients.rows, gradients.wide)
-        for (values, _), grad_ND in zip(batch.sequences, gradients.sequences, strict=True):
-            self.embedding.accumulate_values(values, grad_ND)
+        for k, (values, _) in enumerate(batch.sequences):
+            rows_N = self._rows(k, values)
+            self.embedding.accumulate_values(rows_N, gradients.sequences[k].reshape(len(rows_N), self._width))
         return gradients.loss
 
     def add_gradients(self, batch: TensorBatch, batch_size: int) -> torch.Tensor:

@@ -17,6 +17,7 @@ from clickherd.compact import packing
 from clickherd.compact.config import CompressionConfig
 from clickherd.compact.decoder import DecodedModel, Decoder
 from clickherd.compact.ranks import reduce_layers
+from clickherd.compact.unified import Places
 from clickherd.data.store import MISSING, Batch, Layout
 from clickherd.errors import ConfigError, RunError
 from clickherd.kernels import Bags, PackedRows, kernels_for
@@ -90,14 +91,18 @@ class ClickModel:
         self._sequences = tuple(  # of each: the id of an empty one, and the position of the target
             (field.offset + MISSING, names.index(field.target or "")) for field in layout.sequences if config.sequences
         )
+        self._owners = tuple(names.index(field.target or field.name) for field in layout.fields)
         net = self._network()
         reduce_layers(net, compression.ranks)
         self.decoder = self._decoder()
         self.net = (DecodedModel(net, self.decoder) if self.decoder is not None else net).to(self.device)
         self.row_width = config.row_width if self.decoder is None else self.decoder.row_width
-        self.table = EmbeddingTable(
-            layout.num_ids, self.row_width, wide=config.wide, init_std=init_std, device=self.device
-        )
+        self.places = Places(compression.unified) if compression.unified is not None else None
+        num_rows, width = layout.num_ids, self.row_width
+        if self.places is not None:
+            num_rows, width = self.places.num_rows, width // self.places.config.lookups
+        self.table = EmbeddingTable(num_rows, width, wide=config.wide, init_std=init_std, device=self.device)
+        self.table.shared = self.places is not None
         self.packed: PackedRows | None = None
 
     def _decoder(self) -> Decoder | None:
@@ -150,7 +155,8 @@ class ClickModel:
     @property
     def num_parameters(self) -> int:
         """Weights in the table and in the network."""
-        return self.layout.num_ids * (self.row_width + self.config.wide) + sum(p.numel() for p in self.net.parameters())
+        rows = self.layout.num_ids if self.places is None else self.places.num_rows
+        return rows * self.table.weight.shape[1] + sum(p.numel() for p in self.net.parameters())
 
     @property
     def num_bytes(self) -> int:
@@ -170,7 +176,7 @@ class ClickModel:
 
     @torch.inference_mode()
     def _predict(self, batch: Batch) -> npt.NDArray[np.float64]:
-        part = self.with_sequences(TensorBatch.of(batch, self.device))
+        part = self.located(self.with_sequences(TensorBatch.of(batch, self.device)))
         if self.packed is None:
             rows_BFD, wide_B = self.table.gather(part.ids, part.bags)
             logits_B: Tensor = self.net(*self.inputs(part, rows_BFD, wide_B, self.gather_sequences(part)))
@@ -202,6 +208,29 @@ class ClickModel:
         sequences = tuple(_without(missing, *bag) for bag, (missing, _) in pairs)
         return TensorBatch(batch.ids, batch.bags[:first], batch.numeric, batch.labels, sequences)
 
+    def located(self, batch: TensorBatch) -> TensorBatch:
+        """The batch with rows of the table in the place of ids, where fields share them: c columns for each.
+
+        Sequences that the network takes value by value keep their ids; see `rows_of_values`.
+        """
+        if self.places is None:
+            return batch
+        single = batch.ids.shape[1]
+        ids = [self.places.of(batch.ids[:, k], self._owners[k]) for k in range(single)]
+        bags = tuple(
+            (rows_N.contiguous(), offsets)
+            for k, (values, offsets) in enumerate(batch.bags, single)
+            for rows_N in self.places.of(values, self._owners[k]).unbind(1)
+        )
+        whole = torch.cat(ids, dim=1) if ids else batch.ids
+        return TensorBatch(whole, bags, batch.numeric, batch.labels, batch.sequences)
+
+    def rows_of_values(self, values_N: Tensor, sequence: int) -> Tensor:
+        """Rows of the table for values of a sequence that the network takes value by value, shape (N, c)."""
+        if self.places is None:
+            return values_N.unsqueeze(1)
+        return self.places.of(values_N, self._sequences[sequence][1])
+
     def start_at(self, logit: float) -> None:
         """Let the prediction of a model that has learned nothing else be about σ(`logit`)."""
         for bias in self.net.output_biases():
@@ -209,10 +238,17 @@ class ClickModel:
 
     def gather_sequences(self, batch: TensorBatch) -> list[Tensor]:
         """The embedding rows of all values of each sequence, shapes (N, D)."""
-        return [self.table.gather(values.unsqueeze(1))[0].squeeze(1) for values, _ in batch.sequences]
+        return [
+            self.table.gather(self.rows_of_values(values, k))[0].flatten(1)
+            for k, (values, _) in enumerate(batch.sequences)
+        ]
 
     def inputs(self, batch: TensorBatch, rows_BFD: Tensor, wide_B: Tensor, sequences: list[Tensor]) -> tuple[Any, ...]:
         """What the network's forward takes: gathered rows, numbers and, if it takes them, sequences."""
+        if self.places is not None:
+            count = self.places.config.lookups
+            num_rows, columns, width = rows_BFD.shape
+            rows_BFD = rows_BFD.reshape(num_rows, columns // count, count * width)
         inputs = (rows_BFD, wide_B, batch.numeric)
         if not self._sequences:
             return inputs

@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from clickherd.compact.unified import UnifiedConfig
 from clickherd.data.store import Layout
 from clickherd.errors import ConfigError, did_you_mean
 from clickherd.settings import Settings
@@ -25,12 +26,15 @@ class CompressionConfig(Settings):
     bits: dict[str, Bits] = Field(
         {}, description="field → bits of each of these numbers in the finished model: 4, 8, 16 or 32, which others have"
     )
+    unified: UnifiedConfig | None = Field(
+        None, description="one table for all fields, whose rows they share; instead of `dims` and `bits`"
+    )
     ranks: dict[str, Annotated[int, Field(ge=1)]] = Field(
         {}, description="dense layer → its rank: the layer becomes a product of two, with so many numbers in between"
     )
 
     def __bool__(self) -> bool:
-        return bool(self.dims or self.bits or self.ranks)
+        return bool(self.dims or self.bits or self.ranks or self.unified)
 
     @property
     def packs(self) -> bool:
@@ -41,8 +45,19 @@ class CompressionConfig(Settings):
         """See that the fields that are named are there and hold no more than an embedding, `width` numbers.
 
         Raises:
-            ConfigError: one is not, or does.
+            ConfigError: one is not, or does; or settings do not go together.
         """
+        if self.unified is not None:
+            if self.packs:
+                raise ConfigError(
+                    "compression.unified shares rows among fields: none can have dims or bits of its own",
+                    mend="Leave compression.dims and compression.bits out, or compression.unified.",
+                )
+            if width % self.unified.lookups:
+                raise ConfigError(
+                    f"compression.unified.lookups = {self.unified.lookups}: an embedding has {width} numbers",
+                    mend="Choose a divisor of it, or another model.embedding_dim.",
+                )
         own = [field.name for field in layout.fields if field.target is None]
         for setting, names in (("dims", self.dims), ("bits", self.bits)):
             for name in names:

@@ -78,7 +78,11 @@ def compress_run(
     check_new(out)
     trained = load(run)
     if trained.config.compression:
-        raise RunError("the run is compressed already", file=run, mend="Compress the one that it was made from.")
+        raise RunError(
+            "the run is compressed already, or its fields share a table",
+            file=run,
+            mend="Compress one with a whole table.",
+        )
     config = _here(trained.config, device, threads)
     prepared = same_rows(config, run, announce)
     model = trained.model

@@ -131,10 +131,13 @@ class Kernels(Protocol):
         bags: Bags,
         grad_rows_BFD: Tensor,
         grad_wide_B: Tensor | None,
+        *,
+        shared: bool = False,
     ) -> None:
         """Add the gradients of `gather`'s outputs onto `grad_VW`, and the occurrences of each id onto `counts_V`.
 
-        Values of a multi-valued field take their share of the mean and count one occurrence each.
+        Values of a multi-valued field take their share of the mean and count one occurrence each. `shared` says that
+        columns of `ids_BS` may have ids in common.
         """
 
     def cowclip_adam(

@@ -85,15 +85,22 @@ def scatter_add(
     bags: Bags,
     grad_rows_BFD: Tensor,
     grad_wide_B: Tensor | None,
+    *,
+    shared: bool = False,
 ) -> None:
     """Gradients and occurrences per id, added in place."""
     wide = grad_wide_B is not None
     grad, counts, grad_rows = grad_VW.numpy(), counts_V.numpy(), grad_rows_BFD.contiguous().numpy()
     grad_wide = grad_wide_B.contiguous().numpy() if grad_wide_B is not None else np.empty(0, np.float32)
     ids, num_single = ids_BS.numpy(), ids_BS.shape[1]
-    share_out(  # fields own disjoint ids: no two threads write the same row
-        lambda first, last: _scatter_add(grad, counts, ids, first, last, grad_rows, grad_wide, wide), num_single
-    )
+
+    def add(first: int, last: int) -> None:
+        _scatter_add(grad, counts, ids, first, last, grad_rows, grad_wide, wide)
+
+    if shared:
+        add(0, num_single)
+    else:
+        share_out(add, num_single)  # no two threads write the same row
     for j, (values, offsets) in enumerate(bags):
         _scatter_add_bag(grad, counts, values.numpy(), offsets.numpy(), grad_rows, grad_wide, num_single + j, wide)
 

@@ -61,6 +61,8 @@ def scatter_add(
     bags: Bags,
     grad_rows_BFD: Tensor,
     grad_wide_B: Tensor | None,
+    *,
+    shared: bool = False,
 ) -> None:
     """Gradients and occurrences per id, added in place; sums of floats in no fixed order."""
     num_rows, num_single = ids_BS.shape

@@ -55,6 +55,8 @@ def scatter_add(
     bags: Bags,
     grad_rows_BFD: Tensor,
     grad_wide_B: Tensor | None,
+    *,
+    shared: bool = False,
 ) -> None:
     """Gradients and occurrences per id, added in place."""
     num_rows, num_fields, _ = grad_rows_BFD.shape

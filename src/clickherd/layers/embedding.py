@@ -12,8 +12,11 @@ from clickherd.kernels import Bags, Kernels, kernels_for
 class EmbeddingTable:
     """Embedding rows, and in column 0 the linear weights if there are any. Not a module: it is updated by `optim`.
 
-    `weight` has shape (V, wide + D). Rows start at N(0, init_std²), linear weights at zero.
+    `weight` has shape (V, wide + D). Rows start at N(0, init_std²), linear weights at zero. `shared`: fields may have
+    rows in common.
     """
+
+    shared = False
 
     def __init__(
         self,

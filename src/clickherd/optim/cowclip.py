@@ -69,7 +69,9 @@ class CowClip:
 
     def accumulate(self, ids_BS: Tensor, bags: Bags, grad_rows_BFD: Tensor, grad_wide_B: Tensor | None) -> None:
         """Add a micro-batch's gradients of the gathered rows and linear weights."""
-        self.table.kernels.scatter_add(self.grad_VW, self.counts_V, ids_BS, bags, grad_rows_BFD, grad_wide_B)
+        self.table.kernels.scatter_add(
+            self.grad_VW, self.counts_V, ids_BS, bags, grad_rows_BFD, grad_wide_B, shared=self.table.shared
+        )
 
     def accumulate_values(self, ids_N: Tensor, grad_rows_ND: Tensor) -> None:
         """Add the gradients of single rows, as those of sequences: they have no linear weight in the model."""

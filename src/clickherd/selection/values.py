@@ -54,6 +54,8 @@ def select_values(
     check_folder(folder, ("select.json", "under-way"))
     if config.train.epochs < FEWEST:
         raise ConfigError(f"a search for values takes {FEWEST} epochs at least", mend="Give more with --epochs.")
+    if config.compression:
+        raise ConfigError("values are chosen for a whole table", mend="Leave the settings of compression out.")
     config, prepared = ready(config, announce)
     layout, embedded = prepared.encoder.layout, prepared.encoder.embedded
     gated = {f.name for f in layout.fields if f.target is None and kind_of(embedded[f.name]) is not None}

@@ -4,10 +4,11 @@
     CLICKHERD_DATA=FOLDER python benchmarks/compression.py --time
 
 DeepFM with the default settings (three layers of 400): MovieLens-1M (random split, eight epochs at batch 8,192),
-Frappe_x1 (reconstructed training rows, up to twenty epochs), and 1,000,000 rows of the built-in click log. Each model is
-compressed to 1/3, 1/4 and 1/5 of its bytes with the defaults of `clickherd compress`; test rows are scored at the end.
-`--time` predicts all test rows with the runs that are there, the whole model and its smaller ones by turns, and needs a
-machine that does nothing else. Runs are kept in benchmarks/results/compression.json, none that is there is repeated.
+Frappe_x1 (reconstructed training rows, up to twenty epochs), and 1,000,000 rows of the built-in click log. Each model
+is compressed to 1/3, 1/4 and 1/5 of its bytes with the defaults of `clickherd compress`; test rows are scored at the
+end. `--time` predicts the test rows (100,000 at most) with the runs that are there, the whole model and its smaller
+ones by turns, and needs a machine that does nothing else. Runs are kept in benchmarks/results/compression.json, none
+that is there is repeated.
 """
 
 from __future__ import annotations
@@ -164,10 +165,8 @@ def table(result: dict[str, Any]) -> str:
     for one in result["times"]:
         base = next(t for t in result["times"] if (t["data"], t["ratio"]) == (one["data"], 1.0))
         faster = [a / b for a, b in zip(base["microseconds"], one["microseconds"], strict=True)]
-        pace.append(
-            [one["data"], f"{one['ratio']:g}", f"{statistics.median(one['microseconds']):.2f}"]
-            + [f"{statistics.median(faster):.2f} ({min(faster):.2f}–{max(faster):.2f})"]
-        )
+        spread = f"{statistics.median(faster):.2f} ({min(faster):.2f}–{max(faster):.2f})"
+        pace.append([one["data"], f"{one['ratio']:g}", f"{statistics.median(one['microseconds']):.2f}", spread])
     head = f"`{' '.join(result['command'])}`, {machine['cpu']}, {machine['cores']} cores, {machine['date']}."
     parts = [head, grid(HEAD, lines)]
     if pace:

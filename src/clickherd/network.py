@@ -134,8 +134,11 @@ class ClickModel:
         wide, width = self.config.wide, self.config.row_width
         return packing.empty(self.layout, self.compression, width, wide=wide, device=self.device)
 
+    @torch.no_grad()
     def _hold(self, packed: PackedRows) -> None:
         """Predict from these rows, and let go of the table."""
+        for tensor in self.net.state_dict().values():
+            tensor.copy_(self._kept(tensor))
         packing.set_decoder(packed, self.decoder)
         self.packed, self.table.weight = packed, torch.empty(0, self.table.weight.shape[1], device=self.device)
 
@@ -267,7 +270,13 @@ class ClickModel:
         return self._with_net(packing.tensors(self._packed_rows()))
 
     def _with_net(self, rows: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        return {**rows, **{f"net.{name}": t for name, t in self.net.state_dict().items()}}
+        kept = (lambda tensor: tensor) if "table" in rows else self._kept
+        return {**rows, **{f"net.{name}": kept(tensor) for name, tensor in self.net.state_dict().items()}}
+
+    def _kept(self, tensor: Tensor) -> Tensor:
+        """A weight of the dense network as the finished model has it on disk."""
+        halved = self.compression.dense_bits == 16 and tensor.dim() > 1 and tensor.is_floating_point()
+        return tensor.half() if halved else tensor
 
     def load_tensors(self, tensors: Mapping[str, Tensor], source: str) -> None:
         """Take over weights; every name and shape must fit. Packed ones leave the model packed, others as a table.
@@ -291,6 +300,8 @@ class ClickModel:
                 )
             tensor.copy_(tensors[name])
         if packed is not None:
+            for name, tensor in self.net.state_dict().items():
+                tensor.copy_(tensors[f"net.{name}"])
             self._hold(packed)
 
 

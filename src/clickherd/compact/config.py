@@ -26,6 +26,9 @@ class CompressionConfig(Settings):
     bits: dict[str, Bits] = Field(
         {}, description="field → bits of each of these numbers in the finished model: 4, 8, 16 or 32, which others have"
     )
+    dense_bits: Literal[16, 32] = Field(
+        32, description="of the matrices of the dense network on disk: 16 halve them; predictions compute in 32"
+    )
     unified: UnifiedConfig | None = Field(
         None, description="one table for all fields, whose rows they share; instead of `dims` and `bits`"
     )
@@ -34,12 +37,12 @@ class CompressionConfig(Settings):
     )
 
     def __bool__(self) -> bool:
-        return bool(self.dims or self.bits or self.ranks or self.unified)
+        return bool(self.packs or self.ranks or self.unified)
 
     @property
     def packs(self) -> bool:
-        """Whether the finished model holds its rows in another way than training does."""
-        return bool(self.dims or self.bits)
+        """Whether the finished model holds its weights in another way than training does."""
+        return bool(self.dims or self.bits or self.dense_bits == 16)
 
     def check_fields(self, layout: Layout, width: int) -> None:
         """See that the fields that are named are there and hold no more than an embedding, `width` numbers.
@@ -50,8 +53,9 @@ class CompressionConfig(Settings):
         if self.unified is not None:
             if self.packs:
                 raise ConfigError(
-                    "compression.unified shares rows among fields: none can have dims or bits of its own",
-                    mend="Leave compression.dims and compression.bits out, or compression.unified.",
+                    "compression.unified shares rows among fields: none can have dims or bits of its own, nor the dense "
+                    "network fewer bits",
+                    mend="Leave compression.dims, bits and dense_bits out, or compression.unified.",
                 )
             if width % self.unified.lookups:
                 raise ConfigError(

@@ -40,6 +40,7 @@ class Allocation:
             {
                 "dims": {name: option.dim for name, option in fields if option.dim != widths[name]},
                 "bits": {name: option.bits for name, option in fields},
+                "dense_bits": 16,
                 "ranks": {part.name: option.rank for part, option in chosen if option.rank is not None},
             }
         )

@@ -92,7 +92,8 @@ def compress_run(
     began = time.perf_counter()
     before = probe.point(model, ratio=1.0, loss=0.0)
     parts = measure(model, probe.sample, prepared.train)
-    others = before["bytes"] - sum(part.options[0].num_bytes for part in parts)
+    others = _finished_bytes(made(model, parts, Allocation(tuple(part.options[0] for part in parts)), config))
+    others -= sum(part.options[0].num_bytes for part in parts)
     ratios = sorted({*FRONTIER, settings.ratio})
     found = allocate(parts, [round(before["bytes"] / ratio) - others for ratio in ratios])
     points, chosen, start = [before], found[ratios.index(settings.ratio)], None
@@ -177,6 +178,11 @@ def _sample(prepared: Prepared, seed: int) -> Batch:
     store = prepared.valid if prepared.valid is not None else prepared.train
     rng = np.random.default_rng(seed)
     return store.take(np.sort(rng.choice(len(store), min(len(store), SAMPLE), replace=False)))
+
+
+def _finished_bytes(model: ClickModel) -> int:
+    model.pack()
+    return model.num_bytes
 
 
 @torch.no_grad()

@@ -34,7 +34,7 @@ Scores = npt.NDArray[np.float64]
 class Option:
     """One way to hold a part: in `num_bytes`, at `loss` nats a row. Fields have `dim` and `bits`, layers `rank`.
 
-    Of a layer, rank None is the layer as it is.
+    Of a layer, rank None is the layer as it is, its matrix in 16 bits as those of all.
     """
 
     num_bytes: int
@@ -99,7 +99,7 @@ def _field(probe: _Probe, place: int, own: FieldLayout, counts_V: Tensor) -> Par
     table, wide, width = probe.model.table.weight, probe.model.config.wide, probe.model.config.row_width
     first = int(wide)
     directions = Directions.of(table[own.offset : own.offset + own.size, first:], counts_V.to(table.device))
-    part = Part(own.name, True, directions, [Option(own.size * 4 * (width + first), 0.0, width, 32)])
+    part = Part(own.name, True, directions, [Option(own.size * row_bytes(width, 32, wide=wide), 0.0, width, 32)])
     ids_N = probe.ids(place)
     full = table[ids_N]
     for dim in [dim for dim in DIMS if dim < width] + [width]:
@@ -120,7 +120,7 @@ def _layer(probe: _Probe, name: str, linear: nn.Linear, outputs_BN: Tensor) -> P
     wide, most = linear.in_features + linear.out_features, min(linear.in_features, linear.out_features)
     biases = linear.out_features if linear.bias is not None else 0
     directions = Directions.of(outputs_BN)
-    as_it_is = Option(4 * (linear.in_features * linear.out_features + biases), 0.0)
+    as_it_is = Option(2 * linear.in_features * linear.out_features + 4 * biases, 0.0)
     part = Part(name, False, directions, [as_it_is])
     weight, bias = linear.weight.clone(), None if linear.bias is None else linear.bias.clone()
     for rank in sorted({max(1, round(most * share)) for share in SHARES}):
@@ -130,7 +130,7 @@ def _layer(probe: _Probe, name: str, linear: nn.Linear, outputs_BN: Tensor) -> P
         linear.weight.copy_(low_weight)
         if low_bias is not None:
             linear.bias.copy_(low_bias)
-        num_bytes = 4 * (rank * wide + (rank + biases if biases else 0))
+        num_bytes = 2 * rank * wide + (4 * (rank + biases) if biases else 0)
         part.options.append(Option(num_bytes, probe.loss(), rank=rank))
         linear.weight.copy_(weight)
         if bias is not None:

@@ -25,8 +25,8 @@ def write_compression(folder: Path, facts: Mapping[str, Any]) -> None:
         facts["machine"],
         told(facts),
         markdown(FRONTIER, frontier_rows(facts)),
-        "Bytes of all weights, as they lie on disk and in memory. All but the last line are projected and rounded "
-        "only; µs a row: of a prediction, median of a few.",
+        "Bytes of all weights on disk; in memory those of the dense network take twice as many. All but the last line "
+        "are projected and rounded only; µs a row: of a prediction, median of a few.",
         *(["![frontier](compress.svg)"] if scored else []),
         "## What became of each part",
         markdown(PARTS, part_rows(facts)),

@@ -53,8 +53,8 @@ class CompressionConfig(Settings):
         if self.unified is not None:
             if self.packs:
                 raise ConfigError(
-                    "compression.unified shares rows among fields: none can have dims or bits of its own, nor the dense "
-                    "network fewer bits",
+                    "compression.unified shares rows among fields: none can have dims or bits of its own, nor "
+                    "the dense network fewer bits",
                     mend="Leave compression.dims, bits and dense_bits out, or compression.unified.",
                 )
             if width % self.unified.lookups:

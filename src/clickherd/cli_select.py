@@ -29,7 +29,7 @@ from clickherd.errors import ConfigError, Interrupted, did_you_mean
 if TYPE_CHECKING:
     from clickherd.config import Config
 
-METHODS = ("outrank", "optfs")
+METHODS = ("outrank", "optfs", "gates")
 
 
 @takes_settings
@@ -37,11 +37,12 @@ def select(
     given: Given,
     method: Annotated[
         str,
-        typer.Option(help="outrank counts and ranks columns; optfs learns which values are worth an embedding row."),
+        typer.Option(
+            help="outrank counts and ranks columns; gates learns which are worth having; optfs learns which values are "
+            "worth an embedding row."
+        ),
     ] = "outrank",
-    keep: Annotated[
-        int | None, typer.Option(min=1, help="outrank: keep so many columns, the best; by default all above the noise.")
-    ] = None,
+    keep: Annotated[int | None, typer.Option(min=1, help="outrank, gates: keep so many columns, the best.")] = None,
     pairs: Annotated[
         int | None,
         typer.Option(
@@ -51,10 +52,13 @@ def select(
     penalty: Annotated[
         float | None,
         typer.Option(
-            min=0, help="optfs: what a value has to take off the training rows' log loss, in nats over all rows."
+            min=0,
+            help="optfs, gates: what a value, or a column, has to take off the training rows' log loss, in nats over "
+            "all rows.",
         ),
     ] = None,
-    batch_size: Annotated[int | None, typer.Option(help="optfs: rows per update.")] = None,
+    layers: Annotated[int | None, typer.Option(min=1, help="gates: so many gates a column; 8 by default.")] = None,
+    batch_size: Annotated[int | None, typer.Option(help="optfs, gates: rows per update.")] = None,
     out: Annotated[Path | None, typer.Option(help="The result's folder; an earlier result is replaced.")] = None,
     as_json: AsJson = False,
 ) -> None:
@@ -62,8 +66,9 @@ def select(
     if method not in METHODS:
         raise ConfigError(f"unknown method {method!r}", mend=did_you_mean(method, METHODS))
     others: dict[str, dict[str, float | None]] = {
-        "outrank": {"--penalty": penalty, "--batch-size": batch_size},
-        "optfs": {"--keep": keep, "--pairs": pairs},
+        "outrank": {"--penalty": penalty, "--batch-size": batch_size, "--layers": layers},
+        "optfs": {"--keep": keep, "--pairs": pairs, "--layers": layers},
+        "gates": {"--pairs": pairs},
     }
     for flag, value in others[method].items():
         if value is not None:
@@ -73,8 +78,10 @@ def select(
     folder = out or folder_for("select", config, method)
     if method == "outrank":
         result, table, lines = _rank(config, keep, 64 if pairs is None else pairs, folder)
-    else:
+    elif method == "optfs":
         result, table, lines = _select_values(given, penalty, folder)
+    else:
+        result, table, lines = _select_fields(given, {"penalty": penalty, "layers": layers}, keep, folder)
     if as_json:
         typer.echo(json.dumps(result))
         return
@@ -109,6 +116,26 @@ def _select_values(given: Given, penalty: float | None, folder: Path) -> tuple[d
     except Interrupted as cut:
         raise Interrupted(cut.folder, same_command()) from None
     return result, _table(VALUES, value_rows(result)), [told_values(result)]
+
+
+def _select_fields(
+    given: Given, chosen: dict[str, float | None], keep: int | None, folder: Path
+) -> tuple[dict[str, Any], Table, list[str]]:
+    from clickherd.report.selection import FIELDS, field_rows, told
+    from clickherd.selection.fields import select_fields
+    from clickherd.selection.gating import FieldGatesConfig
+    from clickherd.selection.values import EPOCHS
+
+    config = given.config("select", {"train": {"epochs": EPOCHS}})
+    stop = StopSignal()
+    settings = FieldGatesConfig.model_validate({name: value for name, value in chosen.items() if value is not None})
+    try:
+        result = select_fields(
+            config, settings, folder, keep=keep, announce=announce, observer=watch(stop), should_stop=stop
+        )
+    except Interrupted as cut:
+        raise Interrupted(cut.folder, same_command()) from None
+    return result, _table(FIELDS, field_rows(result)), told(result)
 
 
 def _table(head: Iterable[str], body: Iterator[list[str]]) -> Table:

@@ -6,6 +6,7 @@ import itertools
 import json
 import math
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 from unittest.mock import patch
@@ -40,12 +41,16 @@ def config_of(epochs: int = 4, **optim: object) -> Config:
     )
 
 
+def table_of(settings: OptFSConfig, gated: set[str]) -> Callable[..., GatedTable]:
+    return partial(GatedTable, gated=gated, initial_gate=settings.initial_gate, closed=settings.closed)
+
+
 def learner_of(store: Store, settings: OptFSConfig, epochs: int = 4) -> GatedLearner:
     with seeded(0):
         config = config_of(epochs)
         gated = {field.name for field in store.layout.fields}
         model = ClickModel(config.model, store.layout, init_std=0.3)
-        return GatedLearner(model, config, ROWS, settings, ROWS, gated)
+        return GatedLearner(model, config, ROWS, settings, ROWS, table_of(settings, gated))
 
 
 def test_a_gate_scales_its_row_and_the_temperature_hardens_it(make_store: Callable[..., Store]) -> None:
@@ -53,7 +58,7 @@ def test_a_gate_scales_its_row_and_the_temperature_hardens_it(make_store: Callab
     learner = learner_of(store, OptFSConfig(final_temperature=200.0, closed="zero"))
     table = learner.embedding.table
     assert torch.equal(table.gated_VW, table.weight)  # σ(½)/σ(½)
-    table.gate_V[5], table.gate_V[6] = 0.25, -0.1
+    table.gates[5], table.gates[6] = 0.25, -0.1
     temperatures = []
     for step in range(5):
         learner.embedding.num_steps = step
@@ -82,12 +87,12 @@ def test_gates_and_rows_get_the_gradients_of_the_loss(
     model, clip = learner.model, learner.embedding
     table = clip.table
     with torch.no_grad():
-        table.gate_V.copy_(torch.randn(len(table.gate_V), generator=torch.Generator().manual_seed(1)))
+        table.gates.copy_(torch.randn(len(table.gates), generator=torch.Generator().manual_seed(1)))
     clip.num_steps = 1  # of the second epoch
     clip.warm()
     batch = HostEpoch(store, np.arange(ROWS), torch.device("cpu")).take(0, ROWS)
 
-    weight, gate = table.weight.clone().requires_grad_(), table.gate_V.clone().requires_grad_()
+    weight, gate = table.weight.clone().requires_grad_(), table.gates.clone().requires_grad_()
     start = 1 / (1 + math.exp(-0.5))
     open_V = torch.where(table.is_gated_V, torch.sigmoid(table.temperature * gate), torch.tensor(start))
     base = torch.zeros(())
@@ -106,7 +111,7 @@ def test_gates_and_rows_get_the_gradients_of_the_loss(
     loss = loss + 0.5 / ROWS * torch.where(table.is_gated_V, open_V, torch.zeros(())).sum()
     grad_weight, grad_gate = torch.autograd.grad(loss, (weight, gate))
 
-    before = table.gate_V.clone()
+    before = table.gates.clone()
     with patch.object(CowClip, "step", lambda self, hyper: self.grad_VW.clone()) as _:
         clip.num_steps = 2
         batches = HostEpoch(store, np.arange(ROWS), torch.device("cpu"))
@@ -115,7 +120,7 @@ def test_gates_and_rows_get_the_gradients_of_the_loss(
     mean, square = clip.moments
     torch.testing.assert_close(mean, 0.1 * grad_gate, rtol=1e-3, atol=1e-8)
     torch.testing.assert_close(square, 0.001 * grad_gate**2, rtol=2e-3, atol=1e-12)
-    moved_V = table.gate_V - before
+    moved_V = table.gates - before
     clear = table.is_gated_V & (grad_gate.abs() > 1e-4)
     moved = moved_V[clear]
     assert len(moved) > 10
@@ -134,9 +139,9 @@ def test_the_unknown_row_learns_from_closed_values_though_no_row_holds_it(kernel
     config = config_of(l2=0.0)
     with seeded(0):
         model = ClickModel(config.model, layout, init_std=0.3)
-        learner = GatedLearner(model, config, 4, settings, 4, {"site", "other"})
+        learner = GatedLearner(model, config, 4, settings, 4, table_of(settings, {"site", "other"}))
     clip = learner.embedding
-    clip.table.gate_V[150] = -0.5
+    clip.table.gates[150] = -0.5
     clip.warm()
     share = float(clip.table.openness()[150] / clip.table.initial)
     before = clip.table.weight.clone()
@@ -158,9 +163,9 @@ def test_gates_stay_through_the_first_epoch(make_store: Callable[..., Store]) ->
     learner = learner_of(store, OptFSConfig(penalty=5.0))
     rows = HostEpoch(store, np.arange(ROWS), torch.device("cpu"))
     learner.step(rows, 0, ROWS, learner.hyper)
-    assert (learner.embedding.table.gate_V == 0.5).all()
+    assert (learner.embedding.table.gates == 0.5).all()
     learner.step(rows, 0, ROWS, learner.hyper)
-    assert (learner.embedding.table.gate_V != 0.5).any()
+    assert (learner.embedding.table.gates != 0.5).any()
 
 
 def write_log(path: Path, rows: int = 12_000) -> None:
@@ -296,11 +301,12 @@ def test_what_cannot_be_left_out_has_no_gate(make_store: Callable[..., Store]) -
     store = make_store(ROWS)
     with seeded(0):
         model = ClickModel(config_of().model, store.layout, init_std=0.3)
-        learner = GatedLearner(model, config_of(), ROWS, OptFSConfig(penalty=1e5, still_epochs=0), ROWS, {"f0"})
+        settings = OptFSConfig(penalty=1e5, still_epochs=0)
+        learner = GatedLearner(model, config_of(), ROWS, settings, ROWS, table_of(settings, {"f0"}))
     learner.step(HostEpoch(store, np.arange(ROWS), torch.device("cpu")), 0, ROWS, learner.hyper)
     first, rest = store.layout.fields[0], slice(store.layout.fields[1].offset, None)
-    assert (learner.embedding.table.gate_V[first.offset + FIRST_VALUE : first.offset + first.size] < 0.5).all()
-    assert (learner.embedding.table.gate_V[rest] == 0.5).all()
+    assert (learner.embedding.table.gates[first.offset + FIRST_VALUE : first.offset + first.size] < 0.5).all()
+    assert (learner.embedding.table.gates[rest] == 0.5).all()
 
 
 def test_a_search_that_cannot_choose_is_told(run: Run) -> None:

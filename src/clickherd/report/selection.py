@@ -75,6 +75,30 @@ def value_rows(result: Mapping[str, Any]) -> Iterator[list[str]]:
         yield [name, f"{field['values']:,}", f"{field['kept_values']:,}", f"{share:.1%}", f"{field['score']:.1%}"]
 
 
+FIELDS = ("", "column", "score", "gates open", "values")
+
+
+def write_fields(folder: Path, result: Mapping[str, Any]) -> None:
+    """Write report.md of a selection by gates over fields."""
+    layers = result["settings"]["layers"]
+    parts = [
+        f"# Which columns are worth having to {result['model']}",
+        f"{result['rows']['train']:,} training rows, {result['epochs']} epochs, {layers} gates a column; "
+        f"{result['machine']}.",
+        "\n".join(told(result)),
+        markdown(FIELDS, field_rows(result)),
+        "Score: the mean of σ(θ) over the column's gates; above a half, most are open.",
+    ]
+    write_text(folder / "report.md", "\n\n".join(parts) + "\n")
+
+
+def field_rows(result: Mapping[str, Any]) -> Iterator[list[str]]:
+    """The table's cells as text, a list per column, best first."""
+    for place, field in enumerate(result["features"], start=1):
+        name = field["name"] + ("" if field["kept"] else " (left out)")
+        yield [str(place), name, f"{field['score']:.3f}", f"{field['open']:.0%}", f"{field['values']:,}"]
+
+
 def told(result: Mapping[str, Any]) -> list[str]:
     """The outcome in words."""
     kept, names = result["kept"], [feature["name"] for feature in result["features"]]

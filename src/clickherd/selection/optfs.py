@@ -25,7 +25,7 @@ Shapes: V ids, W columns of the table.
 from __future__ import annotations
 
 import math
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from typing import Literal
 
 import torch
@@ -42,14 +42,21 @@ from clickherd.optim.scaling import Hyperparameters
 from clickherd.settings import Settings
 
 
-class OptFSConfig(Settings):
+class GateSettings(Settings):
+    """What searches with gates have in common."""
+
+    penalty: float
+    reach: float = 3.0  # that a gate moves at most in the whole search
+    still_epochs: int = 1  # before gates move
+    final_temperature: float = 1.0
+
+
+class OptFSConfig(GateSettings):
     """Settings of the search; the paper's but for λ and the gates' rate, which it has per data set."""
 
     penalty: float = 0.2  # ρ
     final_temperature: float = 200.0  # τ_T
     initial_gate: float = 0.5  # g⁰
-    reach: float = 3.0  # that a gate moves at most in the whole search
-    still_epochs: int = 1  # before gates move
     closed: Literal["unknown", "zero"] = "unknown"  # what a closed gate leaves of a row
 
 
@@ -62,9 +69,10 @@ class GatedTable(EmbeddingTable):
         self.wide, self.is_settled, self.weight = table.wide, True, table.weight
         self.initial = 1 / (1 + math.exp(-initial_gate))  # σ(g⁰)
         self.temperature = 1.0
-        self.gate_V = torch.full((len(self.weight),), initial_gate, device=self.weight.device)
-        self.is_gated_V = torch.zeros_like(self.gate_V, dtype=torch.bool)
-        self.unknown_V = torch.zeros_like(self.gate_V, dtype=torch.long) if closed == "unknown" else None
+        shape, device = (len(self.weight),), self.weight.device
+        self.gates = torch.full(shape, initial_gate, device=device)
+        self.is_gated_V = torch.zeros(shape, dtype=torch.bool, device=device)
+        self.unknown_V = torch.zeros(shape, dtype=torch.long, device=device) if closed == "unknown" else None
         for field in layout.fields:
             if field.name in gated:
                 self.is_gated_V[field.offset + FIRST_VALUE : field.offset + field.size] = True
@@ -76,11 +84,16 @@ class GatedTable(EmbeddingTable):
     @property
     def kept(self) -> Tensor:
         """Which ids stay, shape (V,)."""
-        return (self.gate_V > 0) | ~self.is_gated_V
+        return (self.gates > 0) | ~self.is_gated_V
 
     def openness(self) -> Tensor:
         """σ(τ g) of every id, shape (V,); σ(g⁰) where there is no gate."""
-        return torch.where(self.is_gated_V, (self.temperature * self.gate_V).sigmoid(), self.initial)
+        return torch.where(self.is_gated_V, (self.temperature * self.gates).sigmoid(), self.initial)
+
+    def gate_gradient(self, of_open_V: Tensor, l0: float) -> Tensor:
+        """The gradient of the gates, for that of the loss with respect to how open they are and λ, `l0`."""
+        open_V = self.openness()
+        return (of_open_V + l0) * self.temperature * open_V * (1 - open_V) * self.is_gated_V
 
     def refresh(self) -> None:
         """Bring the gated rows up to date."""
@@ -104,22 +117,20 @@ class GatedClip(CowClip):
     table: GatedTable
 
     def __init__(
-        self, of: CowClip, table: GatedTable, config: OptFSConfig, l0: float, steps_per_epoch: int, epochs: int
+        self, of: CowClip, table: GatedTable, config: GateSettings, l0: float, steps_per_epoch: int, epochs: int
     ):
         super().__init__(table, of.config)
         self.l0, self.settings, self.steps_per_epoch, self.epochs = l0, config, steps_per_epoch, epochs
         self.first_step = min(config.still_epochs, epochs - 1) * steps_per_epoch
         self.rate = config.reach / (steps_per_epoch * epochs - self.first_step)
-        self.moments = [torch.zeros_like(table.gate_V) for _ in range(2)]
+        self.moments = [torch.zeros_like(table.gates) for _ in range(2)]
 
     def step(self, hyper: Hyperparameters) -> Tensor:
         """Update gates and rows; returns the numbers of rows touched and clipped, shape (2,)."""
         table = self.table
-        open_V = table.openness()
-        slope_V = table.temperature * open_V * (1 - open_V)
-        of_gates_V = (self.grad_VW * table.beyond_closed()).sum(dim=1) / table.initial
-        grad_V = (of_gates_V + self.l0) * slope_V * table.is_gated_V
-        share_V1 = (open_V / table.initial).unsqueeze(1)
+        of_open_V = (self.grad_VW * table.beyond_closed()).sum(dim=1) / table.initial
+        grad = table.gate_gradient(of_open_V, self.l0)
+        share_V1 = (table.openness() / table.initial).unsqueeze(1)
         of_unknown_VW = self.grad_VW * (1 - share_V1)
         self.grad_VW *= share_V1
         if table.unknown_V is not None:
@@ -130,7 +141,7 @@ class GatedClip(CowClip):
             (beta1, beta2), (mean, square) = self.config.betas, self.moments
             number = self.num_steps - self.first_step
             adam = AdamStep(number, self.rate, 0.0, math.inf, 0.0, beta1, beta2, self.config.epsilon)
-            table.kernels.adam([table.gate_V], [mean], [square], [grad_V], adam)
+            table.kernels.adam([table.gates], [mean], [square], [grad], adam)
         self.warm()
         return tally
 
@@ -153,12 +164,12 @@ class GatedClip(CowClip):
     def tensors(self) -> dict[str, Tensor]:
         """The state between two batches, for a checkpoint."""
         mean, square = self.moments
-        return super().tensors() | {"gate": self.table.gate_V, "gate.exp_avg": mean, "gate.exp_avg_sq": square}
+        return super().tensors() | {"gate": self.table.gates, "gate.exp_avg": mean, "gate.exp_avg_sq": square}
 
     def load_tensors(self, tensors: dict[str, Tensor], num_steps: int) -> None:
         """The inverse of `tensors`."""
         mean, square = self.moments
-        for name, own in (("gate", self.table.gate_V), ("gate.exp_avg", mean), ("gate.exp_avg_sq", square)):
+        for name, own in (("gate", self.table.gates), ("gate.exp_avg", mean), ("gate.exp_avg_sq", square)):
             own.copy_(tensors[name])
         super().load_tensors(tensors, num_steps)
 
@@ -173,11 +184,11 @@ class GatedLearner(Learner):
         model: ClickModel,
         config: Config,
         batch_size: int,
-        settings: OptFSConfig,
+        settings: GateSettings,
         num_rows: int,
-        gated: Collection[str],
+        table_of: Callable[[EmbeddingTable, Layout], GatedTable],
     ) -> None:
-        model.table = table = GatedTable(model.table, model.layout, gated, settings.initial_gate, settings.closed)
+        model.table = table = table_of(model.table, model.layout)
         super().__init__(model, config, batch_size)
         steps = -(-num_rows // batch_size)
         self.embedding = GatedClip(

@@ -27,11 +27,13 @@ from clickherd.config import Config
 from clickherd.data.features import FeatureSet
 from clickherd.data.kept import kind_of, save_kept, values_of
 from clickherd.data.prepare import Prepared, quiet
-from clickherd.data.store import FIRST_VALUE
+from clickherd.data.store import FIRST_VALUE, Layout
 from clickherd.errors import ConfigError
+from clickherd.layers.embedding import EmbeddingTable
 from clickherd.observer import Observer
 from clickherd.runs import Announce, check_folder, make_folder, ready, settings_key, train_prepared
-from clickherd.selection.optfs import GatedLearner, GatedTable, OptFSConfig
+from clickherd.selection.optfs import GatedLearner, GatedTable, GateSettings, OptFSConfig
+from clickherd.training_state import Progress
 
 EPOCHS, FEWEST = 15, 3  # epochs of the paper's search; with fewer than three no gate moves before it is hard
 
@@ -51,11 +53,7 @@ def select_values(
         UserError: settings or data are at fault, or no value is worth its row.
         Interrupted: `should_stop` said so; the same call goes on from there.
     """
-    check_folder(folder, ("select.json", "under-way"))
-    if config.train.epochs < FEWEST:
-        raise ConfigError(f"a search for values takes {FEWEST} epochs at least", mend="Give more with --epochs.")
-    if config.compression:
-        raise ConfigError("values are chosen for a whole table", mend="Leave the settings of compression out.")
+    check_search(config, folder)
     config, prepared = ready(config, announce)
     layout, embedded = prepared.encoder.layout, prepared.encoder.embedded
     gated = {f.name for f in layout.fields if f.target is None and kind_of(embedded[f.name]) is not None}
@@ -64,16 +62,9 @@ def select_values(
             "no column has values that could be left out: all are real-valued, hashed or cut by quantiles",
             mend="Look at --role and data.numeric, or use --method outrank.",
         )
-    searched = searching(config)
-    make_folder(folder)
-    under_way = folder / "under-way" / search_key(searched, settings)
-    learner_of = partial(GatedLearner, settings=settings, num_rows=len(prepared.train), gated=gated)
-    model, progress = train_prepared(searched, prepared, under_way, announce, observer, should_stop, learner_of)
-    shutil.rmtree(under_way)
-    if not any(under_way.parent.iterdir()):  # no other search was cut off here
-        under_way.parent.rmdir()
-    assert isinstance(model.table, GatedTable)
-    kept = model.table.kept.cpu().numpy()
+    table_of = partial(GatedTable, gated=gated, initial_gate=settings.initial_gate, closed=settings.closed)
+    table, progress = search(config, prepared, folder, settings, table_of, announce, observer, should_stop)
+    kept = table.kept.cpu().numpy()
     fields = [_field(prepared, place, kept, gated) for place in range(len(layout.fields))]
     fields.sort(key=lambda field: -field["score"])
     number, of = (sum(field[name] for field in fields if field["gated"]) for name in ("kept_values", "values"))
@@ -99,9 +90,51 @@ def select_values(
     return result
 
 
-def search_key(config: Config, settings: OptFSConfig) -> str:
+def check_search(config: Config, folder: Path) -> None:
+    """See that there is room for a search with gates, before any row is read.
+
+    Raises:
+        UserError: the folder holds other things, or settings do not go with gates.
+    """
+    check_folder(folder, ("select.json", "under-way"))
+    if config.train.epochs < FEWEST:
+        raise ConfigError(f"a search with gates takes {FEWEST} epochs at least", mend="Give more with --epochs.")
+    if config.compression:
+        raise ConfigError("gates are for a whole table", mend="Leave the settings of compression out.")
+
+
+def search(
+    config: Config,
+    prepared: Prepared,
+    folder: Path,
+    settings: GateSettings,
+    table_of: Callable[[EmbeddingTable, Layout], GatedTable],
+    announce: Announce,
+    observer: Observer | None,
+    should_stop: Callable[[], bool],
+) -> tuple[GatedTable, Progress]:
+    """Learn a model with gates to the last epoch; its checkpoint is under `folder` until then.
+
+    Raises:
+        Interrupted: `should_stop` said so; the same call goes on from there.
+    """
+    searched = searching(config)
+    make_folder(folder)
+    under_way = folder / "under-way" / search_key(searched, settings)
+    learner_of = partial(GatedLearner, settings=settings, num_rows=len(prepared.train), table_of=table_of)
+    model, progress = train_prepared(searched, prepared, under_way, announce, observer, should_stop, learner_of)
+    shutil.rmtree(under_way)
+    if not any(under_way.parent.iterdir()):  # no other search was cut off here
+        under_way.parent.rmdir()
+    assert isinstance(model.table, GatedTable)
+    return model.table, progress
+
+
+def search_key(config: Config, settings: GateSettings) -> str:
     """What a search is known by."""
-    return hashlib.sha256(f"{settings_key(config)} {settings.model_dump_json()}".encode()).hexdigest()[:16]
+    return hashlib.sha256(
+        f"{settings_key(config)} {type(settings).__name__} {settings.model_dump_json()}".encode()
+    ).hexdigest()[:16]
 
 
 def searching(config: Config) -> Config:

@@ -81,24 +81,10 @@ class Results:
         key = {"data": data, "kind": kind, "setting": setting, "seed": seed}
         if any(all(run[name] == value for name, value in key.items()) for run in self.runs):
             return
-        found = train(self.settings(data, seed), kind, setting, SEARCHED[data])
+        found = train(settings_of(data, seed, self.args.log, self.args.threads), kind, setting, SEARCHED[data])
         self.runs.append(key | found)
         self.path.write_text(json.dumps(self.content, indent=1) + "\n")
         print(json.dumps(self.runs[-1]), flush=True)
-
-    def settings(self, data: str, seed: int) -> dict[str, Any]:
-        if data == "generated":
-            source = {"data": [str(written(self.args.log, 150_000))]}
-        else:
-            names = {"data": "train_reconstructed", "valid": "valid", "test": "test"}
-            if data == "movielens_1m":
-                names = {"data": "flat_train", "valid": "flat_valid", "test": "flat_test"}
-            source = {part: [str(root() / data / f"{name}.parquet")] for part, name in names.items()}
-        return {
-            "source": source,
-            "model": {"name": "deepfm", "mlp": {"hidden_units": [128, 128]}},
-            "train": {"epochs": 10, "seed": seed, "threads": self.args.threads},
-        }
 
     def write_table(self) -> None:
         machine = self.content["machine"]
@@ -114,6 +100,22 @@ class Results:
             )
         head = f"`{' '.join(self.content['command'])}`, {machine['cpu']}, {machine['cores']} cores, {machine['date']}."
         self.path.with_suffix(".md").write_text(f"{head}\n\n{grid(HEAD, lines)}")
+
+
+def settings_of(data: str, seed: int, log: Path, threads: int | None) -> dict[str, Any]:
+    """Of the training; `log` is the folder where the generated rows are."""
+    if data == "generated":
+        source = {"data": [str(written(log, 150_000))]}
+    else:
+        names = {"data": "train_reconstructed", "valid": "valid", "test": "test"}
+        if data == "movielens_1m":
+            names = {"data": "flat_train", "valid": "flat_valid", "test": "flat_test"}
+        source = {part: [str(root() / data / f"{name}.parquet")] for part, name in names.items()}
+    return {
+        "source": source,
+        "model": {"name": "deepfm", "mlp": {"hidden_units": [128, 128]}},
+        "train": {"epochs": 10, "seed": seed, "threads": threads},
+    }
 
 
 def train(settings: dict[str, Any], kind: str, setting: float | None, epochs: int) -> dict[str, Any]:

@@ -102,10 +102,10 @@ class Results:
         self.path.with_suffix(".md").write_text(f"{head}\n\n{grid(HEAD, lines)}")
 
 
-def settings_of(data: str, seed: int, log: Path, threads: int | None) -> dict[str, Any]:
-    """Of the training; `log` is the folder where the generated rows are."""
+def settings_of(data: str, seed: int, log: Path, threads: int | None, rows: int = 150_000) -> dict[str, Any]:
+    """Of the training; `log` is the folder where the generated rows are, `rows` their number."""
     if data == "generated":
-        source = {"data": [str(written(log, 150_000))]}
+        source = {"data": [str(written(log, rows))]}
     else:
         names = {"data": "train_reconstructed", "valid": "valid", "test": "test"}
         if data == "movielens_1m":

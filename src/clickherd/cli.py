@@ -138,10 +138,17 @@ def predict(
 
 
 @app.command()
-def report(run: Annotated[Path, typer.Argument(help="A finished run folder.")]) -> None:
+def report(
+    run: Annotated[Path, typer.Argument(help="A finished run folder.")],
+    explain: Annotated[bool, typer.Option("--explain", help="Print what drives the predictions, and no page.")] = False,
+) -> None:
     """Write the run's report.html again."""
     from clickherd import runs
 
+    if explain:
+        found = runs.explain_run(run, announce=announce)
+        typer.echo("\n".join(found.lines()) if found else "too few rows, or all are predicted the same")
+        return
     typer.echo(runs.report_run(run, announce=announce))
 
 

@@ -29,7 +29,7 @@ from clickherd.config import Config, dump_yaml, load_yaml, merge, resolve
 from clickherd.data.encode import Encoder
 from clickherd.data.prepare import Prepared, encode_stream, prepare, quiet, single_parts
 from clickherd.data.source import DataLike, open_source
-from clickherd.data.store import Store
+from clickherd.data.store import Batch, Store
 from clickherd.errors import ConfigError, RunError
 from clickherd.evaluate import Scored, evaluate, score
 from clickherd.importance import permutation_importance
@@ -39,6 +39,7 @@ from clickherd.masking import check_mask
 from clickherd.network import ClickModel
 from clickherd.observer import Observer
 from clickherd.runtime import check_device, precision_here, precision_on, seeded, use_threads
+from clickherd.surrogate import Drivers, drivers
 from clickherd.train import LearnerOf, Trainer, batch_size_for
 from clickherd.training_state import Progress
 
@@ -436,6 +437,22 @@ def load_config(folder: Path, over: Mapping[str, Any] | None = None) -> Config:
     return resolve(merge(load_yaml(path), over or {}), source=path)
 
 
+def explain_run(folder: Path, announce: Announce = quiet) -> Drivers | None:
+    """What drives a finished run's predictions, on a sample of its held-out rows; None where too few tell anything."""
+    run = load(folder)
+    use_threads(run.config.train.threads)
+    prepared = same_rows(run.config, folder, announce)
+    stores = (prepared.test, prepared.valid, prepared.train)
+    sample = _sampled(next(store for store in stores if store is not None), run.config.train.seed)
+    return drivers(run.model.predict, sample, run.encoder, seed=run.config.train.seed)
+
+
+def _sampled(store: Store, seed: int) -> Batch:
+    """Rows to explain a model by."""
+    rng = np.random.default_rng(seed)
+    return store.take(np.sort(rng.choice(len(store), min(len(store), IMPORTANCE_ROWS), replace=False)))
+
+
 def report_run(folder: Path, announce: Announce = quiet) -> Path:
     """Write report.html of a finished run again, from its sources."""
     run = load(folder)
@@ -467,8 +484,7 @@ def write_report(
     store = stores[judged_on]
     assert store is not None
     scored = judged.get(judged_on) or evaluate(model, store)
-    rng = np.random.default_rng(config.train.seed)
-    sample = store.take(np.sort(rng.choice(len(store), min(len(store), IMPORTANCE_ROWS), replace=False)))
+    sample = _sampled(store, config.train.seed)
     path = folder / "report.html"
     render(
         path,
@@ -490,6 +506,7 @@ def write_report(
             best_possible=best_possible(store),
             notes=list(_notes(config, prepared, result)),
             machine=machine.describe(),
+            drivers=drivers(model.predict, sample, prepared.encoder, seed=config.train.seed),
         ),
     )
     return path

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from clickherd.importance import FieldImportance
+from clickherd.surrogate import Drivers
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,7 @@ class ReportData:
     best_possible: dict[str, float] | None  # auc and logloss of the true click probabilities, where they are known
     notes: list[str]  # what a reader should know of the run: columns left out, early stopping
     machine: str
+    drivers: Drivers | None = None
 
 
 def write_report(path: Path, data: ReportData) -> None:

@@ -23,17 +23,14 @@ import numpy.typing as npt
 
 from clickherd import checkpoint, machine
 from clickherd.config import Config
-from clickherd.data.encode import Embedded
 from clickherd.data.features import FeatureSet
 from clickherd.data.fit import split_chunks
-from clickherd.data.numeric import LogSquareBuckets, QuantileBuckets
+from clickherd.data.names import value_name
 from clickherd.data.parallel import in_parallel
 from clickherd.data.prepare import Prepared, quiet
 from clickherd.data.source import open_source
 from clickherd.data.split import TRAIN, plan_split
-from clickherd.data.store import FIRST_VALUE, MISSING, UNKNOWN
 from clickherd.data.values import read_instants
-from clickherd.data.vocabulary import Vocabulary
 from clickherd.errors import ConfigError, DataError
 from clickherd.runs import Announce, check_folder, make_folder, prepare_sources
 from clickherd.runtime import use_threads
@@ -161,21 +158,6 @@ def find_pairs(prepared: Prepared, marks: Marks, names: list[str], most: int) ->
     singles = in_parallel([partial(single, name, ids, part) for name, ids in local_ids(store, rows) if name in names])
     found = in_parallel([partial(pair, a, b, part) for a, b in itertools.combinations(singles, 2)])
     return sorted(found, key=lambda one: -one.gain)
-
-
-def value_name(encoding: Embedded | None, local: int) -> str:
-    """A value as a reader knows it, from its local id."""
-    if local in (UNKNOWN, MISSING):
-        return "rare values" if local == UNKNOWN else "missing"
-    index = local - FIRST_VALUE
-    if isinstance(encoding, Vocabulary):
-        return repr(encoding.values[index])
-    if isinstance(encoding, LogSquareBuckets):
-        bucket = encoding.buckets[index]
-        return str(bucket) if bucket <= 2 else f"numbers from {np.exp(np.sqrt(bucket)):.3g} on"
-    if isinstance(encoding, QuantileBuckets):
-        return f"numbers from {encoding.edges[index - 1]:.4g} on" if index else f"numbers below {encoding.edges[0]:.4g}"
-    return f"bucket {index + 1}"
 
 
 def _kept(

@@ -73,6 +73,21 @@ def load(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         raise RunError(f"the file of weights is damaged: {error}", file=path) from None
 
 
+def facts(path: Path) -> dict[str, Any] | None:
+    """The facts of a file written by `save` alone; None where there is no such file.
+
+    Raises:
+        RunError: it is damaged.
+    """
+    if not path.exists():
+        return None
+    try:
+        with safetensors.safe_open(path, framework="pt") as file:
+            return dict(json.loads((file.metadata() or {}).get("facts", "{}")))
+    except safetensors.SafetensorError as error:
+        raise RunError(f"the file of weights is damaged: {error}", file=path) from None
+
+
 @contextmanager
 def new_folder(folder: Path, mend: str) -> Iterator[Path]:
     """A folder to fill, which is renamed to `folder` at the end: all of it stands there, or nothing.

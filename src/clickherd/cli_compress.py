@@ -11,7 +11,7 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from clickherd.cli_shared import AsJson, StopSignal, announce, nested, watch
+from clickherd.cli_shared import AsJson, StopSignal, announce, watch
 
 
 def compress(
@@ -34,9 +34,11 @@ def compress(
     from clickherd.report.compression import FRONTIER, frontier_rows, told
     from clickherd.settings import validated
 
-    given = {"settings.ratio": ratio, "settings.epochs": epochs, "settings.rate": rate}
-    settings = validated(CompressConfig, nested(given).get("settings", {}), within="compress")
-    folder = out or run.with_name(f"{run.name}-compressed")
+    given = {"ratio": ratio, "epochs": epochs, "rate": rate}
+    chosen = {name: value for name, value in given.items() if value is not None}
+    settings = validated(CompressConfig, chosen, within="compress")
+    whole = run.resolve()
+    folder = out or run.parent / f"{whole.name}-compressed"
     stop = StopSignal()
     result = compress_run(
         run,

@@ -43,7 +43,7 @@ class TrainConfig(Settings):
         description="rows that go through the model at a time; when not given, up to 1,024 on a CPU, to fit its cache, "
         "and on a GPU the whole batch, or as much of it as a quarter of the free memory holds",
     )
-    epochs: int = Field(20, ge=0)
+    epochs: int = Field(20, ge=1)
     mask: dict[str, Annotated[float, Field(ge=0, lt=1)]] = Field(
         {},
         description="column → share of its values that training takes for unknown, drawn anew for every batch, so that "

@@ -248,6 +248,8 @@ class CTRClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # sc
         own["train"]["batch_size"] = self.batch_size
         config = resolve(merge(own, self.settings or {}))
         self._check_positive(config.data.positive)
+        if config.train.teacher is not None:
+            raise ConfigError("train.teacher is for runs of the command line", mend="Leave it out of the settings.")
         check_device(config.train.device, config.train.precision)
         precision = precision_on(config.train.device, config.train.precision)
         train = config.train.model_copy(update={"precision": precision})

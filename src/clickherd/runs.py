@@ -21,7 +21,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from torch import Tensor
 
 from clickherd import calibration, checkpoint, machine
 from clickherd.calibrate import calibrate, check_calibration
@@ -31,7 +30,7 @@ from clickherd.data.prepare import Prepared, encode_stream, prepare, quiet, sing
 from clickherd.data.source import DataLike, open_source
 from clickherd.data.store import Batch, Store
 from clickherd.errors import ConfigError, RunError
-from clickherd.evaluate import Scored, evaluate, score
+from clickherd.evaluate import Scored, evaluate, monitored, score
 from clickherd.importance import permutation_importance
 from clickherd.kernels.warm_up import warm_up
 from clickherd.learner import Learner
@@ -39,8 +38,9 @@ from clickherd.masking import check_mask
 from clickherd.network import ClickModel
 from clickherd.observer import Observer
 from clickherd.runtime import check_device, precision_here, precision_on, seeded, use_threads
+from clickherd.start import Start
 from clickherd.surrogate import Drivers, drivers
-from clickherd.train import LearnerOf, Trainer, batch_size_for
+from clickherd.train import LearnerOf, Trainer, batch_size_for, is_done
 from clickherd.training_state import Progress
 
 IMPORTANCE_ROWS = 10_000  # enough to rank fields; more would cost longer than training on small logs
@@ -106,7 +106,12 @@ def resume_run(
     check_device(config.train.device, precision)
     use_threads(config.train.threads)
     prepared = same_rows(config, folder, announce)
-    return finish(config, prepared, folder, announce, observer, should_stop, report)
+    result = finish(config, prepared, folder, announce, observer, should_stop, report)
+    if (folder / "compress.json").exists():
+        from clickherd.compression.compress import complete  # it stands above this module
+
+        complete(folder, prepared)
+    return result
 
 
 def ready(config: Config, announce: Announce) -> tuple[Config, Prepared]:
@@ -117,10 +122,15 @@ def ready(config: Config, announce: Announce) -> tuple[Config, Prepared]:
     """
     check_device(config.train.device, config.train.precision)
     threads = use_threads(config.train.threads)
+    teacher = None if config.train.teacher is None else teacher_of(config.train.teacher)
     prepared = prepare_sources(config, announce)
     check_mask(config.train.mask, prepared.encoder)
     config.model.check_fields(tuple(field.name for field in prepared.encoder.layout.fields))
     check_calibration(config, prepared.valid)
+    if teacher is not None:
+        check_teacher(teacher, prepared)
+    if config.compression:  # on no device: it takes no memory, and says what does not fit
+        ClickModel(config.model, prepared.encoder.layout, device="meta", compression=config.compression)
     return _settled(config, prepared, threads), prepared
 
 
@@ -185,6 +195,7 @@ def _settled(config: Config, prepared: Prepared, threads: int) -> Config:
         "batch_size": batch_size_for(config, len(prepared.train)),
         "threads": threads,
         "precision": precision_on(config.train.device, config.train.precision),
+        "teacher": None if config.train.teacher is None else str(Path(config.train.teacher).absolute()),
     }
     sources: dict[str, Any] = {
         split: tuple(path if "://" in path else str(Path(path).absolute()) for path in getattr(config.source, split))
@@ -199,11 +210,13 @@ def _settled(config: Config, prepared: Prepared, threads: int) -> Config:
     )
 
 
-def create(folder: Path, config: Config, prepared: Prepared) -> None:
-    """Make the run folder with its settings and encoder, in one move."""
+def create(folder: Path, config: Config, prepared: Prepared, start: Start | None = None) -> None:
+    """Make the run folder with its settings and encoder, and what training starts from, in one move."""
     with checkpoint.new_folder(folder, mend="Choose another --out.") as beside:
         prepared.encoder.save(beside / "encoder")
         checkpoint.write_text(beside / "config.yaml", dump_yaml(config))
+        if start is not None:
+            start.save(beside)
 
 
 def same_rows(config: Config, folder: Path, announce: Announce) -> Prepared:
@@ -247,10 +260,9 @@ def finish(
     observer: Observer | None,
     should_stop: Callable[[], bool],
     report: bool,
-    start: Mapping[str, Tensor] | None = None,
 ) -> dict[str, Any]:
-    """Train, judge and report in a run folder that holds its settings; see `train_prepared` for `start`."""
-    model, progress = train_prepared(config, prepared, folder, announce, observer, should_stop, start=start)
+    """Train, judge and report in a run folder that holds its settings."""
+    model, progress = train_prepared(config, prepared, folder, announce, observer, should_stop)
     if progress.stopped:
         announce(f"no better for {config.train.patience} epochs: the weights of epoch {progress.best_epoch} are kept")
     result, judged = judge(config, prepared, model, progress, folder)
@@ -269,17 +281,21 @@ def train_prepared(
     observer: Observer | None = None,
     should_stop: Callable[[], bool] = lambda: False,
     learner_of: LearnerOf = Learner,
-    start: Mapping[str, Tensor] | None = None,
 ) -> tuple[ClickModel, Progress]:
     """Train on encoded rows; weights and checkpoints go to `folder`, from whose checkpoint it goes on if there is one.
 
-    With `start` training begins at these weights, and leaves none that are worse.
+    Where the folder holds weights to start from, training begins at these, and leaves none that are worse.
 
     Raises:
         Interrupted: `should_stop` said so; the checkpoint is written.
         DivergedError: the loss became NaN or infinite.
     """
-    rows = prepared.train if config.train.teacher is None else taught(prepared, Path(config.train.teacher), announce)
+    start = Start.load(folder)
+    facts = checkpoint.facts(folder / "checkpoint" / "state.safetensors")
+    before = Progress(num_epochs=start.epochs if start else None) if facts is None else Progress(**facts)
+    rows = prepared.train
+    if config.train.teacher is not None and not is_done(before, config):
+        rows = taught(config, prepared, announce)
     with seeded(config.train.seed):
         model = ClickModel(
             config.model,
@@ -300,9 +316,8 @@ def train_prepared(
             start=start,
         )
         if trainer.restore():
-            done = trainer.progress.stopped or trainer.progress.epoch >= config.train.epochs
             where = f"resuming after epoch {trainer.progress.epoch}, step {trainer.progress.step}"
-            announce("training is finished; judging it again" if done else where)
+            announce("training is finished; judging it again" if trainer.is_done else where)
         if trainer.batch_size > len(prepared.train):
             announce(
                 f"the batch holds all {len(prepared.train):,} training rows: one update an epoch, at rates meant for "
@@ -316,28 +331,63 @@ def train_prepared(
             warm_up(announce)
         progress = trainer.run()
     if config.compression.packs:
-        model.pack()
+        _pack(model, config, prepared, progress, start)
         checkpoint.save(folder / "model.safetensors", model.tensors(), {"epoch": progress.best_epoch})
+    Start.remove(folder)
     calibrate(model, config, prepared.valid)
     calibration.save(folder, model.calibration)
     return model, progress
 
 
-def taught(prepared: Prepared, teacher: Path, announce: Announce) -> Store:
-    """The training rows with a trained model's predictions in the place of their labels.
+def _pack(model: ClickModel, config: Config, prepared: Prepared, progress: Progress, start: Start | None) -> None:
+    """Hold the best weights as the finished model does, or those that training started from, if they are better so."""
+    model.pack()
+    if start is None or not progress.best_epoch or prepared.valid is None:
+        return
+    best = monitored(evaluate(model, prepared.valid).scores, config.train.monitor)
+    tensors = {name: tensor.clone() for name, tensor in model.tensors().items()}
+    model.load_tensors(start.tensors, "the weights to start from")
+    model.pack()
+    before = monitored(evaluate(model, prepared.valid).scores, config.train.monitor)
+    assert best is not None
+    assert before is not None
+    if before > best:
+        progress.best_epoch = 0
+    else:
+        model.load_tensors(tensors, "the best weights")
+
+
+def teacher_of(teacher: str) -> Config:
+    """The settings of the run that is to be learned from.
 
     Raises:
-        RunError: no such run, or one of other rows.
+        ConfigError: there is none.
     """
-    run = load(teacher)
-    if run.config.source.fingerprint != prepared.path.name:
-        raise RunError(
-            "the teacher was trained on other rows, or on rows encoded otherwise",
-            file=teacher,
-            mend="Train one with the same data and data settings, or leave train.teacher out.",
+    if not (Path(teacher) / "model.safetensors").exists():
+        raise ConfigError(f"train.teacher = {teacher}: no finished run folder", mend="Name one, or leave it out.")
+    return load_config(Path(teacher))
+
+
+def check_teacher(teacher: Config, prepared: Prepared) -> None:
+    """See that a teacher knows these rows.
+
+    Raises:
+        ConfigError: it was trained on others.
+    """
+    if teacher.source.fingerprint != prepared.path.name:
+        raise ConfigError(
+            "train.teacher was trained on other rows, or on rows encoded otherwise",
+            mend="Train one with the same data and data settings, or leave it out.",
         )
+
+
+def taught(config: Config, prepared: Prepared, announce: Announce) -> Store:
+    """The training rows with a trained model's predictions in the place of their labels."""
+    assert config.train.teacher is not None
+    check_teacher(teacher_of(config.train.teacher), prepared)
+    run = load(config.train.teacher, device=config.train.device)
     run.model.calibration = None
-    announce(f"learning from what {teacher} predicts")
+    announce(f"learning from what {config.train.teacher} predicts")
     return prepared.train.labelled(evaluate(run.model, prepared.train).y_score.astype(np.float32))
 
 
@@ -519,7 +569,7 @@ def _unseen(profile: dict[str, Any], split: str) -> dict[str, int]:
 
 def _notes(config: Config, prepared: Prepared, result: dict[str, Any]) -> Iterator[str]:
     """What happened in the run that its numbers do not tell."""
-    if result["epochs"] < config.train.epochs:
+    if result["epochs"] < config.train.epochs and result["best_epoch"]:
         patience = f"{config.train.patience} epochs" if config.train.patience != 1 else "one epoch"
         yield (
             f"Training stopped after epoch {result['epochs']} of at most {config.train.epochs}: "

@@ -55,7 +55,7 @@ def precision_on(device: str, precision: str) -> str:
 
 def precision_here(device: str, precision: str) -> str:
     """The precision to go on in where a run or a model comes from a machine that may have had other units."""
-    lacking = device == "cpu" and precision == "bf16" and not has_bf16_units()
+    lacking = device == "cpu" and (precision == "tf32" or (precision == "bf16" and not has_bf16_units()))
     return "fp32" if lacking else precision
 
 

@@ -5,26 +5,26 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-from torch import Tensor
 
 from clickherd import checkpoint
 from clickherd.config import Config
 from clickherd.data.store import Store
 from clickherd.device_store import TrainingRows
-from clickherd.errors import ConfigError, Interrupted, UserError
+from clickherd.errors import Interrupted, UserError
 from clickherd.evaluate import evaluate, monitored
 from clickherd.learner import Learner, take_part
 from clickherd.network import ClickModel
 from clickherd.observer import Observer, Silent
 from clickherd.optim.averaging import WeightAverage
 from clickherd.optim.scaling import warmed_up
+from clickherd.start import Start
 from clickherd.training_state import Progress, Sums
 
 MIN_STEPS_PER_EPOCH, MAX_AUTO_BATCH, MIN_AUTO_BATCH = 50, 65_536, 256
@@ -54,17 +54,16 @@ class Trainer:
         observer: Observer | None = None,
         should_stop: Callable[[], bool] = lambda: False,
         learner_of: LearnerOf = Learner,
-        start: Mapping[str, Tensor] | None = None,
+        start: Start | None = None,
     ) -> None:
         self.config, self.model, self.train, self.valid, self.folder = config, model, train, valid, folder
         self.observer, self.should_stop = observer or Silent(), should_stop
         self.batch_size = batch_size_for(config, len(train))
         self.steps_per_epoch = -(-len(train) // self.batch_size)
-        if not config.train.epochs and start is None:
-            raise ConfigError("train.epochs = 0 would train nothing", mend="Give one epoch at least.")
-        self.start = start  # weights of a trained model, which are kept if training makes none that are better
+        self.progress = Progress()
         if start is not None:
-            model.load_tensors(start, "the weights to start from")
+            model.load_tensors(start.tensors, str(folder))
+            self.progress.num_epochs, self.progress.decay = start.epochs, start.rate
         elif config.optim.initial_bias == "base-rate":
             model.start_at(log_odds(train.labels))
         self.learner = learner_of(model, config, self.batch_size)
@@ -72,7 +71,6 @@ class Trainer:
         self.average = WeightAverage(model.tensors(), eta) if eta is not None else None
         self._average_every = -(-self.steps_per_epoch // AVERAGED_PER_EPOCH)
         self.rows = TrainingRows(train, model.device)  # after the learner: the rows get what memory it leaves
-        self.progress = Progress()
         self._clips = math.isfinite(self.learner.hyper.clip)
         self._last_checkpoint = time.perf_counter()
         self._checkpoint_cost = 0.0
@@ -84,11 +82,11 @@ class Trainer:
             Interrupted: `should_stop` said so; the checkpoint is written.
             DivergedError: the loss became NaN or infinite.
         """
-        self.observer.start(self.config.train.epochs, len(self.train), self.learner.hyper)
+        self.observer.start(self.num_epochs, len(self.train), self.learner.hyper)
         try:
-            if self.start is not None and not self.progress.total_steps:
+            if self.progress.num_epochs is not None and not self.progress.total_steps:
                 self._keep_start()
-            while self.progress.epoch < self.config.train.epochs and not self.progress.stopped:
+            while not self.is_done:
                 self._epoch()
         finally:
             self.observer.finish()
@@ -98,12 +96,24 @@ class Trainer:
             self.model.load_tensors(tensors, str(self.folder / "model.safetensors"))
         return self.progress
 
+    @property
+    def num_epochs(self) -> int:
+        """At most."""
+        own = self.progress.num_epochs
+        return self.config.train.epochs if own is None else own
+
+    @property
+    def is_done(self) -> bool:
+        """Whether there is nothing left to train."""
+        return is_done(self.progress, self.config)
+
     def _keep_start(self) -> None:
-        """Let the weights to start from be the best so far."""
+        """Let the weights that training starts from be the best so far."""
         valid = evaluate(self.model, self.valid).scores if self.valid is not None else {}
         score = monitored(valid, self.config.train.monitor)
         self.progress.best_score = -math.inf if score is None else score
         checkpoint.save(self.folder / "model.safetensors", self.model.tensors(), {"epoch": 0})
+        checkpoint.write_text(self.folder / "metrics.jsonl", "")
         self.save_checkpoint()
 
     def _epoch(self) -> None:
@@ -112,13 +122,13 @@ class Trainer:
         self._close_epoch()
         if self.should_stop() or self._checkpoint_due():
             self.save_checkpoint()
-            if self.should_stop() and self.progress.epoch < self.config.train.epochs and not self.progress.stopped:
+            if self.should_stop() and not self.is_done:
                 raise Interrupted(self.folder)
 
     def _batches(self) -> None:
         progress, size = self.progress, self.batch_size
         warmup_steps = self.config.optim.warmup_epochs * self.steps_per_epoch
-        note_every = max(1, self.config.train.epochs * self.steps_per_epoch // LOSS_POINTS)
+        note_every = max(1, self.num_epochs * self.steps_per_epoch // LOSS_POINTS)
         began, before = time.perf_counter(), progress.epoch_seconds
         rows = self.rows.epoch(self.config.train.seed, progress.epoch)
         sums = Sums(progress, self.model.device)
@@ -220,6 +230,12 @@ class Trainer:
             self.average.load_tensors(averages)
         self.learner.load_tensors(tensors, self.progress.total_steps, str(path))
         return True
+
+
+def is_done(progress: Progress, config: Config) -> bool:
+    """Whether a training that stands there has nothing left to do."""
+    own = progress.num_epochs
+    return progress.stopped or progress.epoch >= (config.train.epochs if own is None else own)
 
 
 def log_odds(labels_N: npt.NDArray[np.float32]) -> float:

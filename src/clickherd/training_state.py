@@ -28,7 +28,8 @@ class Progress:
     best_epoch: int = 0
     best_score: float = -math.inf
     stopped: bool = False  # early
-    decay: float = 1.0  # of both rates, by optim.plateau_factor
+    decay: float = 1.0  # of both rates, by optim.plateau_factor, and by the share that a start begins with
+    num_epochs: int | None = None  # at most; None: those of the settings
     history: list[dict[str, Any]] = field(default_factory=list)
 
 

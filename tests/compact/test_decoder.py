@@ -18,13 +18,30 @@ def test_an_embedding_by_hand() -> None:
     """e = Bᵀz + μ of fields with one number and none; the third keeps its two."""
     decoder = Decoder([1, 0, None], 2)
     with torch.no_grad():
-        decoder.basis_RKD.copy_(torch.tensor([[[2.0, 3.0], [9.0, 9.0]], [[9.0, 9.0], [9.0, 9.0]]]))
+        decoder.bases_ND.copy_(torch.tensor([[2.0, 3.0]]))
         decoder.mean_RD.copy_(torch.tensor([[10.0, 20.0], [5.0, 6.0]]))
     rows = torch.tensor([[[4.0, 7.0], [7.0, 7.0], [1.0, -1.0]]])  # what is beyond a row's numbers does not count
     assert decoder(rows).tolist() == [[[18.0, 32.0], [5.0, 6.0], [1.0, -1.0]]]
     assert decoder.decode(rows[:, 0], 0).tolist() == [[18.0, 32.0]]
     assert decoder.decode(rows[:, 2], 2).tolist() == [[1.0, -1.0]]
     assert Decoder([1, 2], 5).row_width == 2
+    nothing = Decoder([0, 0], 2)
+    assert nothing.row_width == 1
+    assert nothing(torch.ones(3, 2, 1)).tolist() == [[[0.0, 0.0]] * 2] * 3
+
+
+def test_bases_of_several_lengths_lie_one_after_the_other() -> None:
+    decoder = Decoder([2, 0, 1], 3)
+    with torch.no_grad():
+        decoder.bases_ND.copy_(torch.arange(9.0).view(3, 3))
+    assert decoder.bases().tolist() == [
+        [[0, 1, 2], [3, 4, 5]],
+        [[0, 0, 0], [0, 0, 0]],
+        [[6, 7, 8], [0, 0, 0]],
+    ]
+    rows = torch.ones(1, 3, 2)
+    with torch.autocast("cpu", torch.bfloat16):  # products in bf16, rows as they came: the model's other inputs are so
+        assert decoder(rows).dtype == decoder.decode(rows[:, 0], 0).dtype == torch.float32
 
 
 def test_layers_in_one_go_are_the_layers_one_by_one() -> None:

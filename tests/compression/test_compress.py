@@ -11,14 +11,21 @@ import numpy as np
 import polars as pl
 import pytest
 import torch
+import yaml
 
 import clickherd
 from clickherd import cli_shared
+from clickherd.compact import packing
+from clickherd.compression.allocation import Allocation, allocate
+from clickherd.compression.compress import made
 from clickherd.compression.sensitivity import layer_outputs, measure
+from clickherd.config import resolve
 from clickherd.data.store import Store
 from clickherd.estimator import CTRClassifier
+from clickherd.models import MODELS
 from clickherd.network import ClickModel
 from clickherd.runs import load
+from clickherd.runtime import seeded
 
 Run = Callable[..., tuple[int, str, str]]
 TRAIN = ["--label", "clicked", "--epochs", 4, "--no-report", "--set", "train.patience=null"]
@@ -45,7 +52,7 @@ def write_log(path: Path, rows: int = 8_000) -> None:
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a log and two runs of it, `full` and `attentive`."""
+    """A folder with a log and a run of it, `full`."""
     from typer.testing import CliRunner
 
     from clickherd.cli import app
@@ -156,6 +163,45 @@ def test_a_compression_that_is_cut_off_ends_as_one_in_one_go(
     code, _, err = run("train", "--resume", "cut", "--no-report")
     assert code == 0, err
     assert Path("cut/model.safetensors").read_bytes() == Path("whole/model.safetensors").read_bytes()
+    facts = [json.loads(Path(f"{name}/compress.json").read_text()) for name in ("whole", "cut")]
+    assert facts[0]["result"]["valid"] == facts[1]["result"]["valid"]
+    assert "| finished |" in Path("cut/compress.md").read_text()
+    assert not Path("cut/start.safetensors").exists()
+
+
+def test_one_that_is_cut_off_before_training_begins_goes_on_from_the_trained_weights(
+    run: Run, here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from clickherd import runs
+
+    arguments = ["compress", here / "full", "--ratio", 4, "--no-report"]
+    code, _, err = run(*arguments, "--out", "whole")
+    assert code == 0, err
+
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(runs, "taught", interrupted)
+        code, _, err = run(*arguments, "--out", "cut")
+        assert code != 0
+    code, _, err = run("train", "--resume", "cut", "--no-report")
+    assert code == 0, err
+    assert Path("cut/model.safetensors").read_bytes() == Path("whole/model.safetensors").read_bytes()
+
+
+def test_without_training_on_it_is_a_run_as_well(run: Run, here: Path) -> None:
+    code, out, err = run("compress", here / "full", "--out", "small", "--epochs", 0, "--ratio", 9, "--json")
+    assert code == 0, err
+    assert "learning from" not in err
+    facts = json.loads(out)["compression"]
+    chosen = next(point for point in facts["frontier"] if point["ratio"] == 9)
+    assert facts["result"]["valid"] == chosen["valid"]
+    assert (facts["result"]["bytes"], facts["result"]["ratio"]) == (chosen["bytes"], 9)
+    for verb in (["report", "small"], ["train", "--resume", "small"]):
+        code, _, err = run(*verb)
+        assert code == 0, err
+    assert yaml.safe_load(Path("small/config.yaml").read_text())["train"]["epochs"] == 4  # those of the run
 
 
 def test_faults_are_told(run: Run, here: Path) -> None:
@@ -182,12 +228,31 @@ def test_faults_are_told(run: Run, here: Path) -> None:
     shutil.copytree(full, "other")
     config = Path("other/config.yaml")
     config.write_text(config.read_text().replace("fingerprint: ", "fingerprint: x"))
-    code, _, err = run("train", here / "log.parquet", *TRAIN, "--set", "train.teacher=other", "--out", "taught")
-    assert code == 2
-    assert "trained on other rows" in err.replace("\n", " ")
-    code, _, err = run("train", here / "log.parquet", *TRAIN, "--epochs", 0, "--out", "none")
-    assert code == 2
-    assert "would train nothing" in err.replace("\n", " ")
+    for more, said in (
+        ("train.teacher=other", "train.teacher was trained on other rows"),
+        ("train.teacher=nowhere", "train.teacher = nowhere: no finished run folder"),
+        ("compression.dims.nope=2", "compression.dims names 'nope'"),
+        ("compression.ranks.nope=2", "compression.ranks names no layer 'nope'"),
+        ("train.epochs=0", "train.epochs = 0"),
+    ):
+        code, _, err = run("train", here / "log.parquet", *TRAIN, "--set", more, "--out", "new")
+        assert code == 2
+        assert said in err.replace("\n", " ")
+        assert not Path("new").exists()
+    with pytest.raises(ValueError, match="for runs of the command line"):
+        CTRClassifier(settings={"train": {"teacher": "other"}}).fit(np.eye(4), [0, 1, 0, 1])
+
+
+def test_rows_of_one_label_and_none_to_validate(run: Run, here: Path) -> None:
+    log = pl.read_parquet(here / "log.parquet")
+    log.filter(pl.col("clicked") == 0).head(300).write_parquet("zeros.parquet")
+    for name, more in (("one", ["--valid", "zeros.parquet"]), ("none", ["--set", "data.valid_fraction=0"])):
+        code, _, err = run("train", here / "log.parquet", *TRAIN, *more, "--out", name)
+        assert code == 0, err
+        code, out, err = run("compress", name, "--ratio", 3, "--out", f"{name}-small", "--json", "--no-report")
+        assert code == 0, err
+        assert json.loads(out)["compression"]["result"]["bytes"] > 0
+        assert not Path(f"{name}-small/compress.svg").exists()
 
 
 def test_a_recipe_can_state_what_a_model_consists_of(run: Run, here: Path) -> None:
@@ -204,9 +269,31 @@ def test_a_recipe_can_state_what_a_model_consists_of(run: Run, here: Path) -> No
     assert {(field.dim, field.bits) for field in packed.fields} == {(0, 32), (3, 8), (8, 32), (8, 4)}
 
 
-def test_measuring_leaves_the_model_as_it_was(make_store: Callable[..., Store]) -> None:
-    from clickherd.config import resolve
+@pytest.mark.parametrize("name", [name for name in MODELS if name != "din"])
+def test_every_model_is_as_small_as_was_believed(make_store: Callable[..., Store], name: str) -> None:
+    config = resolve({"model": {"name": name}})
+    store = make_store(80)
+    with seeded(0):
+        model = ClickModel(config.model, store.layout, init_std=0.3)
+    batch = store.take(np.arange(80))
+    parts = measure(model, batch, store)
+    whole = made(model, parts, Allocation(tuple(part.options[0] for part in parts)), config)
+    whole.pack()
+    others = whole.num_bytes - sum(part.options[0].num_bytes for part in parts)
+    small = allocate(parts, [0])[0]  # as small as it gets, and on the way there
+    for allocation in (small, *allocate(parts, [sum(part.options[0].num_bytes for part in parts) // 2])):
+        smaller = made(model, parts, allocation, config)
+        before = smaller.predict(batch)
+        smaller.pack()
+        slack = packing.ALIGNMENT * len(store.layout.fields)
+        assert abs(smaller.num_bytes - others - allocation.num_bytes) <= slack
+        packed = smaller.predict(batch)
+        assert np.abs(packed - before).max() < 0.2
+        smaller.unpack()
+        np.testing.assert_allclose(smaller.predict(batch), packed, atol=1e-5)
 
+
+def test_measuring_leaves_the_model_as_it_was(make_store: Callable[..., Store]) -> None:
     config = resolve({"model": {"name": "dcnv2", "embedding_dim": 4, "mlp": {"hidden_units": [16]}}})
     store = make_store(600)
     torch.manual_seed(0)

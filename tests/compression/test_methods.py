@@ -49,6 +49,20 @@ def test_two_layers_stand_for_one_by_hand() -> None:
         torch.testing.assert_close(other @ weight.T + bias, low(other))
 
 
+def test_without_a_bias_the_mean_counts_as_any_direction() -> None:
+    """y = (1, 2) and (1, 0): centred, the direction is (0, 1), which loses the mean of the first number."""
+    linear = nn.Linear(2, 2, bias=False)
+    x = torch.tensor([[1.0, 2.0], [1.0, 0.0]])
+    with torch.no_grad():
+        linear.weight.copy_(torch.eye(2))
+        directions = Directions.of(linear(x), centred=False)
+        assert directions.mean.tolist() == [0, 0]
+        weight, bias = project_linear(linear, directions, 1)
+        assert bias is None
+        centred, _ = project_linear(linear, Directions.of(linear(x)), 1)
+        assert (x @ weight.T - x).square().sum() < (x @ centred.T - x).square().sum()
+
+
 def test_the_hull_leaves_out_what_a_mix_beats() -> None:
     options = [Option(100, 0.0), Option(60, 1.0), Option(50, 3.0), Option(20, 3.2), Option(90, 2.0), Option(30, 4.0)]
     assert hull(options) == [options[0], options[1], options[3]]

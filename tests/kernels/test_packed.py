@@ -98,8 +98,12 @@ def test_what_was_rounded_once_stays_as_it_is(problem: dict[str, Any]) -> None:
     again = torch.zeros_like(table)
     packing.unpack(packed, again)
     torch.testing.assert_close(again, table, rtol=1e-3, atol=1e-6)
-    assert len(codes) == len(packed.codes)
-    assert len(scales) == len(packed.scales)
+    eight = [field for field in packed.fields if field.bits == 8 and field.dim]
+    for field in eight:  # the same whole numbers and scales; at 4 bits a cut may be another that is as good
+        span = slice(field.start, field.start + field.size * field.row_bytes)
+        assert torch.equal(packed.codes[span], codes[span])
+        of_field = slice(field.scale, field.scale + field.size)
+        assert torch.equal(packed.scales[of_field], scales[of_field])
 
 
 def moved(packed: PackedRows, device: torch.device) -> PackedRows:

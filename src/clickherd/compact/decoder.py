@@ -29,15 +29,21 @@ class Decoder(nn.Module):
         self.positions = [place for place, dim in enumerate(dims) if dim is not None]
         lengths = [dim for dim in dims if dim is not None]
         self.keeps_some = len(lengths) < len(dims)
-        self.row_width = width if self.keeps_some else max(lengths)
+        self.row_width = width if self.keeps_some else max(*lengths, 1)
         used_RK = torch.arange(self.row_width) < torch.tensor(lengths).unsqueeze(1)
+        rows_RK = torch.zeros(used_RK.shape, dtype=torch.long)
+        rows_RK[used_RK] = torch.arange(sum(lengths))
         self.register_buffer("used_RK1", used_RK.unsqueeze(2), persistent=False)
-        self.basis_RKD = nn.Parameter(torch.eye(self.row_width, width).repeat(len(lengths), 1, 1))
+        self.register_buffer("rows_RK", rows_RK, persistent=False)
+        self.register_buffer("places_R", torch.tensor(self.positions), persistent=False)
+        eyes = [torch.eye(length, width) for length in lengths]
+        self.bases_ND = nn.Parameter(torch.cat(eyes))  # one after the other: no row that is not used
         self.mean_RD = nn.Parameter(torch.zeros(len(lengths), width))
 
     def forward(self, rows_BFK: Tensor) -> Tensor:
         """Embeddings (B, F, D) of the rows of all fields."""
-        short_RBK = (rows_BFK[:, self.positions] if self.keeps_some else rows_BFK).transpose(0, 1)
+        assert isinstance(self.places_R, Tensor)
+        short_RBK = (rows_BFK.index_select(1, self.places_R) if self.keeps_some else rows_BFK).transpose(0, 1)
         decoded_RBD = torch.baddbmm(self.mean_RD.unsqueeze(1), short_RBK, self.bases()).to(rows_BFK.dtype)
         if not self.keeps_some:
             return decoded_RBD.transpose(0, 1).contiguous()
@@ -49,14 +55,17 @@ class Decoder(nn.Module):
     def bases(self) -> Tensor:
         """B of each field with short rows, zero beyond their numbers; shape (R, K, D)."""
         assert isinstance(self.used_RK1, Tensor)
-        return self.basis_RKD * self.used_RK1
+        assert isinstance(self.rows_RK, Tensor)
+        if not len(self.bases_ND):
+            return self.bases_ND.new_zeros(*self.rows_RK.shape, self.bases_ND.shape[1])
+        return self.bases_ND[self.rows_RK] * self.used_RK1
 
     def decode(self, rows_NK: Tensor, place: int) -> Tensor:
         """Embeddings (N, D) of rows of the field at `place`."""
         if place not in self.positions:
             return rows_NK
         own = self.positions.index(place)
-        return torch.addmm(self.mean_RD[own], rows_NK, self.bases()[own])
+        return torch.addmm(self.mean_RD[own], rows_NK, self.bases()[own]).to(rows_NK.dtype)
 
 
 class DecodedModel(CTRModel):

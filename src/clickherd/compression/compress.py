@@ -19,9 +19,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from pydantic import Field
+from torch import Tensor
 
 from clickherd import checkpoint, machine
 from clickherd.compact.config import CompressionConfig
@@ -29,20 +29,19 @@ from clickherd.compact.decoder import DecodedModel
 from clickherd.compact.ranks import reducible
 from clickherd.compression.allocation import Allocation, allocate
 from clickherd.compression.low_rank import set_low_rank
-from clickherd.compression.sensitivity import Part, measure
+from clickherd.compression.sensitivity import Part, measure, sample_of
 from clickherd.config import Config
 from clickherd.data.prepare import Prepared, quiet
-from clickherd.data.store import Batch
 from clickherd.errors import RunError
 from clickherd.evaluate import evaluate
 from clickherd.layers.low_rank import LowRankLinear
 from clickherd.network import ClickModel
 from clickherd.observer import Observer
-from clickherd.runs import Announce, check_new, create, finish, load, same_rows
+from clickherd.runs import Announce, check_new, create, finish, load, load_config, same_rows
 from clickherd.runtime import check_device, precision_here, seeded, use_threads
 from clickherd.settings import Settings
+from clickherd.start import Start
 
-SAMPLE = 10_000  # rows on which options are measured
 FRONTIER = (1.5, 2.0, 3.0, 4.0, 5.0, 6.0, 8.0, 12.0)
 SLACK = 0.98  # of a ratio is as good as reached: options come in whole numbers
 TIMES = 5  # that the sample is predicted for the time of a row
@@ -76,38 +75,67 @@ def compress_run(
         Interrupted: `should_stop` said so; `resume_run` goes on from there.
     """
     check_new(out)
-    trained = load(run)
-    if trained.config.compression:
+    config = load_config(run)
+    if config.compression:
         raise RunError(
             "the run is compressed already, or its fields share a table",
             file=run,
             mend="Compress one with a whole table.",
         )
-    config = _here(trained.config, device, threads)
+    config = _here(config, device, threads)
     prepared = same_rows(config, run, announce)
-    model = trained.model
+    facts, compression, tensors = _smaller(run, config, prepared, settings.ratio, announce)
+    facts = {"of": str(run), "settings": settings.model_dump(), **facts}
+    train = config.train.model_copy(update={"teacher": str(run.absolute())})
+    config = config.model_copy(update={"compression": compression, "train": train})
+    create(out, config, prepared, Start(tensors, settings.epochs, settings.rate))
+    del tensors
+    _write(out, facts)
+    result = finish(config, prepared, out, announce, observer, should_stop, report)
+    return {**result, "compression": complete(out, prepared)}
+
+
+def complete(folder: Path, prepared: Prepared) -> dict[str, Any]:
+    """Add what became of the model to compress.json and compress.md, once it is trained; returns their facts."""
+    facts: dict[str, Any] = json.loads((folder / "compress.json").read_text())
+    if "result" not in facts:
+        run = load(folder, device=load_config(folder).train.device)
+        run.model.calibration = None
+        facts["result"] = _Probe(prepared).point(run.model, ratio=facts["settings"]["ratio"], loss=None)
+        _write(folder, facts)
+    return facts
+
+
+def _smaller(
+    run: Path, config: Config, prepared: Prepared, ratio: float, announce: Announce
+) -> tuple[dict[str, Any], CompressionConfig, dict[str, Tensor]]:
+    """What is known of the frontier, and the settings and weights of the model that is so many times smaller.
+
+    Raises:
+        RunError: it cannot be made so small.
+    """
+    model = load(run, device=config.train.device).model
     model.calibration = None  # learned anew for the smaller one
-    probe = _Probe(prepared, _sample(prepared, config.train.seed))
+    probe = _Probe(prepared)
     announce(f"measuring what each part of {config.model.name} takes and gives, on {len(probe.sample):,} rows")
     began = time.perf_counter()
     before = probe.point(model, ratio=1.0, loss=0.0)
-    parts = measure(model, probe.sample, prepared.train)
+    parts = measure(model, probe.sample, prepared.train, told=announce)
     others = _finished_bytes(made(model, parts, Allocation(tuple(part.options[0] for part in parts)), config))
     others -= sum(part.options[0].num_bytes for part in parts)
-    ratios = sorted({*FRONTIER, settings.ratio})
-    found = allocate(parts, [round(before["bytes"] / ratio) - others for ratio in ratios])
-    points, chosen, start = [before], found[ratios.index(settings.ratio)], None
-    for ratio, allocation in zip(ratios, found, strict=True):
+    ratios = sorted({*FRONTIER, ratio})
+    found = allocate(parts, [round(before["bytes"] / one) - others for one in ratios])
+    chosen = found[ratios.index(ratio)]
+    smaller = made(model, parts, chosen, config)
+    tensors = {name: tensor.clone() for name, tensor in smaller.tensors().items()}
+    points = [before]
+    for one, allocation in zip(ratios, found, strict=True):
         smaller = made(model, parts, allocation, config)
-        if allocation is chosen:
-            start = {name: tensor.clone() for name, tensor in smaller.tensors().items()}
         smaller.pack()
-        points.append(probe.point(smaller, ratio=ratio, loss=allocation.loss))
-    points = _reached(points, settings.ratio, run)
+        points.append(probe.point(smaller, ratio=one, loss=allocation.loss))
+    _check_reached(points, ratio, run)
     facts: dict[str, Any] = {
-        "of": str(run),
-        "settings": settings.model_dump(),
-        "frontier": points,
+        "frontier": [point for k, point in enumerate(points) if not k or point["bytes"] < points[k - 1]["bytes"]],
         "parts": [
             {"name": part.name, "field": part.is_field, "before": asdict(part.options[0]), "after": asdict(option)}
             for part, option in zip(parts, chosen.options, strict=True)
@@ -115,15 +143,7 @@ def compress_run(
         "seconds": round(time.perf_counter() - began, 3),
         "machine": f"{machine.describe()}, threads: {config.train.threads}, {config.train.device}",
     }
-    config = _training_on(config, chosen.config(parts), settings, run)
-    create(out, config, prepared)
-    _write(out, facts)
-    result = finish(config, prepared, out, announce, observer, should_stop, report, start)
-    final = load(out).model
-    final.calibration = None
-    facts["result"] = probe.point(final, ratio=settings.ratio, loss=None)
-    _write(out, facts)
-    return {**result, "compression": facts}
+    return facts, chosen.config(parts), tensors
 
 
 def _here(config: Config, device: str | None, threads: int | None) -> Config:
@@ -135,24 +155,12 @@ def _here(config: Config, device: str | None, threads: int | None) -> Config:
     return config.model_copy(update={"train": config.train.model_copy(update=update)})
 
 
-def _training_on(config: Config, compression: CompressionConfig, settings: CompressConfig, run: Path) -> Config:
-    """The settings of the smaller model, which learns from the larger one."""
-    optim = config.optim
-    rates = {name: settings.rate * getattr(optim, name) for name in ("learning_rate", "embedding_learning_rate")}
-    return config.model_copy(
-        update={
-            "compression": compression,
-            "optim": optim.model_copy(update=rates),
-            "train": config.train.model_copy(update={"epochs": settings.epochs, "teacher": str(run.absolute())}),
-        }
-    )
-
-
 class _Probe:
     """What a model is judged by before and after: the validation rows, and a sample of them for the time of a row."""
 
-    def __init__(self, prepared: Prepared, sample: Batch) -> None:
-        self.prepared, self.sample = prepared, sample
+    def __init__(self, prepared: Prepared) -> None:
+        self.prepared = prepared
+        self.sample = sample_of(prepared.valid if prepared.valid is not None else prepared.train, seed=1)
 
     def point(self, model: ClickModel, *, ratio: float, loss: float | None) -> dict[str, Any]:
         """A point of the frontier; `loss` is what was expected of the parts' together."""
@@ -172,12 +180,6 @@ class _Probe:
             model.predict(self.sample)
             times.append(time.perf_counter() - began)
         return statistics.median(times) / len(self.sample) * 1e6
-
-
-def _sample(prepared: Prepared, seed: int) -> Batch:
-    store = prepared.valid if prepared.valid is not None else prepared.train
-    rng = np.random.default_rng(seed)
-    return store.take(np.sort(rng.choice(len(store), min(len(store), SAMPLE), replace=False)))
 
 
 def _finished_bytes(model: ClickModel) -> int:
@@ -221,33 +223,26 @@ def _set_decoder(smaller: ClickModel, parts: Mapping[str, Part]) -> None:
     decoder, fields = smaller.decoder, smaller.layout.fields
     if decoder is None:
         return
-    decoder.basis_RKD.zero_()
-    for own, place in enumerate(decoder.positions):
-        name = fields[place].target or fields[place].name
-        top_DK = parts[name].directions.top(smaller.compression.dims[name])
-        decoder.basis_RKD[own, : top_DK.shape[1]] = top_DK.T
-        decoder.mean_RD[own] = parts[name].directions.mean
+    names = [fields[place].target or fields[place].name for place in decoder.positions]
+    bases = [parts[name].directions.top(smaller.compression.dims[name]).T for name in names]
+    decoder.bases_ND.copy_(torch.cat(bases))
+    decoder.mean_RD.copy_(torch.stack([parts[name].directions.mean for name in names]))
 
 
-def _reached(points: list[dict[str, Any]], ratio: float, run: Path) -> list[dict[str, Any]]:
-    """The points up to the first that is no smaller than the one before.
+def _check_reached(points: Sequence[Mapping[str, Any]], ratio: float, run: Path) -> None:
+    """See that the model is as small as is asked for.
 
     Raises:
-        RunError: that one comes before the ratio that is asked for.
+        RunError: it is not, because it cannot be.
     """
-    kept = [points[0]]
-    for point in points[1:]:
-        if point["bytes"] >= kept[-1]["bytes"]:
-            break
-        kept.append(point)
-    least = kept[0]["bytes"] / kept[-1]["bytes"]
-    if kept[-1]["ratio"] < ratio or least < SLACK * ratio:
+    reached = next(points[0]["bytes"] / point["bytes"] for point in points if point["ratio"] == ratio)
+    if reached < SLACK * ratio:
+        most = max(points[0]["bytes"] / point["bytes"] for point in points)
         raise RunError(
-            f"the model can be made {least:.1f} times smaller at most, not {ratio:g}",
+            f"the model can be made {most:.2f} times smaller at most, not {ratio:g}",
             file=run,
-            mend=f"Ask for a --ratio of {max(int(least * 10 / SLACK) / 10, 1.1):g} or less.",
+            mend=f"Ask for a --ratio of {int(most * 10) / 10:g} or less.",
         )
-    return kept
 
 
 def _write(out: Path, facts: dict[str, Any]) -> None:

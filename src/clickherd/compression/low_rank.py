@@ -31,14 +31,14 @@ class Directions:
     basis: Tensor
 
     @classmethod
-    def of(cls, outputs_BN: Tensor, weights_B: Tensor | None = None) -> Directions:
-        """Of outputs, each as often as its weight says."""
+    def of(cls, outputs_BN: Tensor, weights_B: Tensor | None = None, *, centred: bool = True) -> Directions:
+        """Of outputs, each as often as its weight says; not `centred` where no bias can bring the mean back."""
         outputs = outputs_BN.double()
         weights = outputs.new_ones(len(outputs)) if weights_B is None else weights_B.double()
         shares_B1 = (weights / weights.sum().clamp(min=1)).unsqueeze(1)
-        mean = (shares_B1 * outputs).sum(dim=0)
-        centred = outputs - mean
-        covariance = centred.T @ (shares_B1 * centred)
+        mean = (shares_B1 * outputs).sum(dim=0) * centred
+        off = outputs - mean
+        covariance = off.T @ (shares_B1 * off)
         return cls(mean.float(), torch.linalg.eigh(covariance).eigenvectors.flip(1).float())
 
     def top(self, k: int) -> Tensor:

@@ -7,7 +7,8 @@ q. It is the rise in log loss if p were the truth, needs no labels, and is free 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -22,8 +23,12 @@ from clickherd.compression.low_rank import Directions, project_linear
 from clickherd.data.store import Batch, FieldLayout, Store
 from clickherd.layers import relu_mlp
 from clickherd.network import ClickModel
+from clickherd.runtime import threads_kept
+from clickherd.threads import set_threads
 
 DIMS = (0, 1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64)
+SAMPLE = 10_000  # rows
+TOLD_EVERY = 10.0  # seconds
 SHARES = (1 / 16, 1 / 8, 3 / 16, 1 / 4, 3 / 8, 1 / 2)  # of a layer's outputs or inputs, whichever are fewer
 LEAST = 1e-12  # probabilities closer to 0 and 1 are as good as these
 
@@ -54,20 +59,38 @@ class Part:
     options: list[Option] = field(default_factory=list)
 
 
-def measure(model: ClickModel, batch: Batch, train: Store) -> list[Part]:
+def measure(
+    model: ClickModel, batch: Batch, train: Store, *, told: Callable[[str], None] = lambda _: None
+) -> list[Part]:
     """All parts of `model` with all their options. The model is the same afterwards.
 
-    `batch` holds the rows to predict; how often a value counts in what is kept of a field is told by `train`.
+    `batch` holds the rows to predict; what is kept of a field or layer is chosen by rows of `train`. `told` hears how
+    far it is, now and then.
     """
-    probe = _Probe(model, batch)
-    fields = [
-        _field(probe, place, own, torch.from_numpy(train.occurrences(place)))
-        for place, own in enumerate(model.layout.fields)
-        if own.target is None
-    ]
-    outputs = layer_outputs(model, batch)
-    layers = [_layer(probe, name, linear, outputs[name]) for name, linear in reducible(model.net).items()]
-    return fields + layers
+    probe, layers = _Probe(model, batch), reducible(model.net)
+    fields = [place for place, own in enumerate(model.layout.fields) if own.target is None]
+    outputs = layer_outputs(model, sample_of(train, seed=0)) if layers else {}
+    parts: list[Part] = []
+    began = time.monotonic()
+    for place in fields:
+        parts.append(_field(probe, place, model.layout.fields[place], _occurrences(model, train, place)))
+        if time.monotonic() - began > TOLD_EVERY:
+            told(f"measured {len(parts)} of {len(fields) + len(layers)} parts")
+            began = time.monotonic()
+    return parts + [_layer(probe, name, linear, outputs.pop(name)) for name, linear in layers.items()]
+
+
+def sample_of(store: Store, *, seed: int) -> Batch:
+    """Rows to measure on."""
+    rng = np.random.default_rng(seed)
+    return store.take(np.sort(rng.choice(len(store), min(len(store), SAMPLE), replace=False)))
+
+
+def _occurrences(model: ClickModel, train: Store, place: int) -> Tensor:
+    """How often each value of a field occurs, in sequences of its values too, shape (V,)."""
+    name = model.layout.fields[place].name
+    places = [k for k, other in enumerate(model.layout.fields) if name in (other.name, other.target)]
+    return torch.from_numpy(np.sum([train.occurrences(k) for k in places], axis=0))
 
 
 class _Probe:
@@ -109,7 +132,7 @@ def _field(probe: _Probe, place: int, own: FieldLayout, counts_V: Tensor) -> Par
             if dim < width:
                 kept_NK = kept_NK @ directions.top(dim).T + directions.mean
             table[ids_N] = torch.cat([full[:, :first].half().float(), kept_NK], dim=1)
-            num_bytes = own.size * row_bytes(dim, bits, wide=wide) + (4 * width * (dim + 1) if dim < width else 0)
+            num_bytes = own.size * row_bytes(dim, bits, wide=wide) + (2 * width * (dim + 1) if dim < width else 0)
             part.options.append(Option(num_bytes, probe.loss(), dim, bits))
     table[ids_N] = full
     return part
@@ -119,7 +142,7 @@ def _field(probe: _Probe, place: int, own: FieldLayout, counts_V: Tensor) -> Par
 def _layer(probe: _Probe, name: str, linear: nn.Linear, outputs_BN: Tensor) -> Part:
     wide, most = linear.in_features + linear.out_features, min(linear.in_features, linear.out_features)
     biases = linear.out_features if linear.bias is not None else 0
-    directions = Directions.of(outputs_BN)
+    directions = Directions.of(outputs_BN, centred=linear.bias is not None)
     as_it_is = Option(2 * linear.in_features * linear.out_features + 4 * biases, 0.0)
     part = Part(name, False, directions, [as_it_is])
     weight, bias = linear.weight.clone(), None if linear.bias is None else linear.bias.clone()
@@ -139,9 +162,10 @@ def _layer(probe: _Probe, name: str, linear: nn.Linear, outputs_BN: Tensor) -> P
 
 
 def layer_outputs(model: ClickModel, batch: Batch) -> dict[str, Tensor]:
-    """What each layer that may become a product of two gives for the rows, shape (B, N) each."""
+    """What each layer that may become a product of two gives for the rows, shape (B, N) each, in their order."""
     outputs: dict[str, list[Tensor]] = {}
-    with _hooks(model.net, outputs), relu_mlp.layer_by_layer():
+    with _hooks(model.net, outputs), relu_mlp.layer_by_layer(), threads_kept():
+        set_threads(1)
         model.predict(batch)
     return {name: torch.cat(parts) for name, parts in outputs.items()}
 

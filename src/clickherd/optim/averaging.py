@@ -46,6 +46,8 @@ class WeightAverage:
 
     def _exchange(self) -> None:
         for pair in self._pairs.values():
+            if not pair[0].numel():
+                continue
             live, average = (tensor.view(-1, *tensor.shape[1:]) for tensor in pair)
             for start in range(0, len(live), CHUNK):
                 part = slice(start, start + CHUNK)

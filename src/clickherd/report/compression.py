@@ -17,7 +17,7 @@ def write_compression(folder: Path, facts: Mapping[str, Any]) -> None:
     """Write compress.md, and compress.svg where there are scores to show."""
     from clickherd.report.svg import standalone
 
-    scored = facts["frontier"][0]["valid"] is not None
+    scored = (facts["frontier"][0]["valid"] or {}).get("auc") is not None
     if scored:
         write_text(folder / "compress.svg", standalone(chart(facts)))
     parts = [
@@ -26,7 +26,8 @@ def write_compression(folder: Path, facts: Mapping[str, Any]) -> None:
         told(facts),
         markdown(FRONTIER, frontier_rows(facts)),
         "Bytes of all weights on disk; in memory those of the dense network take twice as many. All but the last line "
-        "are projected and rounded only; µs a row: of a prediction, median of a few.",
+        "are projected and rounded only. Scores are those before any calibration; µs a row: of a prediction, median of "
+        "a few.",
         *(["![frontier](compress.svg)"] if scored else []),
         "## What became of each part",
         markdown(PARTS, part_rows(facts)),
@@ -40,10 +41,10 @@ def told(facts: Mapping[str, Any]) -> str:
     """The outcome in words."""
     before, after = facts["frontier"][0], facts.get("result")
     if after is None:
-        return "Training on is under way."
+        return "Not finished yet."
     times = before["bytes"] / after["bytes"]
     line = f"{before['bytes']:,} bytes before, {after['bytes']:,} after: {times:.1f} times smaller."
-    if after["valid"] is not None and after["valid"]["auc"] is not None:
+    if (after["valid"] or {}).get("auc") is not None:
         line += f" Validation AUC {before['valid']['auc']:.4f} before, {after['valid']['auc']:.4f} after."
     return line
 
@@ -56,7 +57,7 @@ def frontier_rows(facts: Mapping[str, Any]) -> Iterator[list[str]]:
         last = number == len(facts["frontier"])
         scores = point["valid"] or {}
         yield [
-            "as it was" if number == 0 else "trained on" if last else "",
+            "as it was" if number == 0 else "finished" if last else "",
             f"{full / point['bytes']:.2f}",
             f"{point['bytes']:,}",
             *("–" if scores.get(name) is None else f"{scores[name]:.4f}" for name in ("auc", "logloss")),
@@ -92,7 +93,7 @@ def chart(facts: Mapping[str, Any]) -> Any:
         axes.plot(times, scores, color=FIRST, marker="o", label="projected and rounded")
         axes.axhline(scores[0], color=FIRST, linewidth=0.8, linestyle=":")
         if result is not None:
-            axes.plot([full / result["bytes"]], [result["valid"]["auc"]], "D", color=SECOND, label="trained on")
+            axes.plot([full / result["bytes"]], [result["valid"]["auc"]], "D", color=SECOND, label="finished")
         axes.set_xscale("log")
         axes.minorticks_off()
         axes.set_xticks(times, [f"{time:.1f}×" for time in times])

@@ -17,7 +17,10 @@ from clickherd.settings import validated
     [
         ({"data": {"numeric": "log2"}}, "data.numeric = 'log2': input should be 'auto', 'log_square', 'quantile'"),
         ({"data": {"numeric_columns": {"age": "log2"}}}, "data.numeric_columns.age = 'log2': input should be"),
-        ({"dta": {}}, "unknown setting 'dta'. Did you mean 'data'? Valid names: compression, data, model, optim, source, train"),
+        (
+            {"dta": {}},
+            "unknown setting 'dta'. Did you mean 'data'? Valid names: compression, data, model, optim, source, train",
+        ),
         ({"optim": {"lr": 1}}, "unknown setting 'optim.lr'. Did you mean 'learning_rate'?"),
         ({"model": {"name": "dcn", "mlp": {"hiden": 1}}}, "unknown setting 'model.mlp.hiden'. Did you mean 'hidden"),
         ({"model": {"name": "dcn", "embedding_dim": 0}}, "model.embedding_dim = 0: input should be greater than"),

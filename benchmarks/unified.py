@@ -1,11 +1,12 @@
-"""One table for all fields beside a table for each, hashed, both with half of the whole model's numbers for rows.
+"""Other tables than a row of 32-bit numbers for each value: hashed, one for all fields, in 8 bits from the first step.
 
     CLICKHERD_DATA=FOLDER python benchmarks/unified.py [--data-sets movielens_1m generated] [--threads 1]
 
 DeepFM (128-128) on MovieLens-1M (random split, eight epochs at batch 8,192) and on 1,000,000 rows of the built-in click
 log (default batch, early stopping). `whole` has a row for each value; `hashed` hashes every column of values into half
 as many buckets; `unified` has one table that all fields share, with one or two look-ups a value and as many numbers as
-`hashed`. Runs are kept in benchmarks/results/unified.json, none that is there is repeated.
+`hashed`; `8 bits` is the whole table, trained in 8 bits. Bytes are those of the finished table. Runs are kept in
+benchmarks/results/unified.json, none that is there is repeated.
 """
 
 from __future__ import annotations
@@ -30,8 +31,8 @@ from clickherd.evaluate import evaluate
 from clickherd.runs import ready, train_prepared
 from compression import ROWS, SETTINGS
 
-KINDS = ("whole", "hashed", "unified, one look-up", "unified, two look-ups")
-HEAD = ["data", "table", "seeds", "numbers", "validation AUC", "test AUC", "test log loss"]
+KINDS = ("whole", "8 bits", "hashed", "unified, one look-up", "unified, two look-ups")
+HEAD = ["data", "table", "seeds", "bytes", "validation AUC", "test AUC", "test log loss"]
 
 
 def main() -> None:
@@ -67,12 +68,15 @@ def trained(settings: dict[str, Any], kind: str) -> dict[str, Any]:
         model, progress = train_prepared(config, prepared, Path(name) / "run")
         assert prepared.test is not None
         test = evaluate(model, prepared.test).scores
-        numbers = model.table.weight.numel()
-    return {"numbers": numbers, "valid": progress.history[progress.best_epoch - 1]["valid"], "test": test}
+        rows = {name: tensor for name, tensor in model.tensors().items() if not name.startswith("net.")}
+    num_bytes = sum(tensor.numel() * tensor.element_size() for tensor in rows.values())
+    return {"bytes": num_bytes, "valid": progress.history[progress.best_epoch - 1]["valid"], "test": test}
 
 
 def halved(config: Config, prepared: Prepared, kind: str) -> dict[str, Any]:
-    """The settings that take half of the numbers."""
+    """The settings that take half of the numbers, or fewer bits for each."""
+    if kind == "8 bits":
+        return {"compression": {"trained_bits": 8}}
     sizes = {field.name: field.size for field in prepared.encoder.layout.fields}
     buckets = {
         name: max(1, size // 2 - 2)
@@ -94,7 +98,7 @@ def table(result: dict[str, Any]) -> str:
     for data, kind in dict.fromkeys((run["data"], run["kind"]) for run in result["runs"]):
         of = [run for run in result["runs"] if (run["data"], run["kind"]) == (data, kind)]
         lines.append(
-            [data, kind, str(len(of)), f"{of[0]['numbers']:,}", mean_std([run["valid"]["auc"] for run in of])]
+            [data, kind, str(len(of)), f"{of[0]['bytes']:,}", mean_std([run["valid"]["auc"] for run in of])]
             + [mean_std([run["test"][name] for run in of]) for name in ("auc", "logloss")]
         )
     head = f"`{' '.join(result['command'])}`, {machine['cpu']}, {machine['cores']} cores, {machine['date']}."

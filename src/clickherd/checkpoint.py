@@ -23,6 +23,8 @@ _DTYPES = {
     torch.int64: "I64",
     torch.int32: "I32",
     torch.uint8: "U8",
+    torch.int16: "I16",
+    torch.int8: "I8",
 }
 
 

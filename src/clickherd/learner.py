@@ -18,10 +18,13 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 from clickherd.config import Config
 from clickherd.device_store import Epoch
 from clickherd.graphs import Graphed
+from clickherd.int8_average import Int8Average
 from clickherd.masking import Mask
 from clickherd.network import ClickModel, TensorBatch, micro_batches
 from clickherd.optim.adam import KerasAdam
+from clickherd.optim.averaging import WeightAverage
 from clickherd.optim.cowclip import CowClip, CowClipConfig, lag_for
+from clickherd.optim.int8 import Int8CowClip
 from clickherd.optim.scaling import Hyperparameters, scaled
 from clickherd.runtime import precision_on
 from clickherd.threads import get_threads
@@ -58,17 +61,20 @@ class Learner:
         betas = (self.hyper.beta1, optim.betas[1])
         self.dense = KerasAdam(model.net.parameters(), betas=betas, epsilon=optim.epsilon)
         lookups = batch_size * len(model.layout.fields)
-        self.embedding = CowClip(
+        kind = CowClip if config.compression.trained_bits is None else Int8CowClip
+        self.embedding = kind(
             model.table,
             CowClipConfig(optim.zeta, betas, optim.epsilon, optim.regularize == "batch"),
             lag_for(len(model.table.weight), lookups, model.device.type),
         )
+        # Rows in few bits are unpacked for a whole batch: it has to be there, also on a GPU.
+        self._whole = model.device.type == "cpu" or isinstance(self.embedding, Int8CowClip)
         self.workers = Workers(min(threads, -(-batch_size // self.micro_batch_size)))
         self._width = model.table.weight.shape[1] - int(model.table.wide)
         self._graphed: Graphed | None = None
         if model.device.type == "cuda":
             torch.set_float32_matmul_precision("high" if precision == "tf32" else "highest")
-            if config.train.cuda_graphs:
+            if config.train.cuda_graphs and not self._whole:
                 self._graphed = Graphed(self.add_gradients)
 
     def step(self, rows: Epoch, start: int, stop: int, hyper: Hyperparameters) -> tuple[torch.Tensor, torch.Tensor]:
@@ -81,7 +87,7 @@ class Learner:
         self.dense.zero_grad()
         size, loss_sum = stop - start, torch.zeros((), device=self.model.device)
         bounds = micro_batches(size, self.micro_batch_size)
-        if self.model.device.type == "cuda":
+        if not self._whole:
             for first, last in bounds:
                 batch = self._ready(rows.take(start + first, start + last))
                 loss_sum += (self._graphed or self.add_gradients)(batch, size)
@@ -103,8 +109,11 @@ class Learner:
         self.mask.apply(batch.ids, batch.bags + batch.sequences)
         batch = self.model.located(batch)
         values = tuple((self._rows(k, values), ends) for k, (values, ends) in enumerate(batch.sequences))
-        self.embedding.touch(batch.ids, batch.bags + values)
-        return batch
+        ids, bags = self.embedding.touch(batch.ids, batch.bags + values)
+        if self.model.places is not None:
+            return batch
+        first = len(batch.bags)
+        return TensorBatch(ids, bags[:first], batch.numeric, batch.labels, bags[first:])
 
     def _rows(self, sequence: int, values_N: torch.Tensor) -> torch.Tensor:
         """The rows of the table that the values of a sequence have, one after the other."""
@@ -148,6 +157,14 @@ class Learner:
     def settle(self) -> None:
         """Bring the whole table up to date, before anything but the next batch reads it."""
         self.embedding.settle()
+        if isinstance(self.embedding, Int8CowClip):
+            self.model.hold(self.embedding.rows.codes, self.embedding.rows.scales, self.embedding.linear[0])
+
+    def average(self, eta: float) -> WeightAverage | Int8Average:
+        """An average of the weights, which begins."""
+        if isinstance(self.embedding, Int8CowClip):
+            return Int8Average(self.embedding, self.model, eta)
+        return WeightAverage(self.model.tensors(), eta)
 
     def tensors(self) -> dict[str, torch.Tensor]:
         """All that the next batch depends on, for a checkpoint: weights, optimisers, random numbers."""

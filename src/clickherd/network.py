@@ -130,6 +130,12 @@ class ClickModel:
         packing.pack(packed, self.table.weight)
         return packed
 
+    def hold(self, codes_VD: Tensor, scales_V: Tensor, linear_V: Tensor) -> None:
+        """Predict from these rows of 8 bits, from here on."""
+        packed = self._room()
+        packing.fill(packed, codes_VD, scales_V, linear_V)
+        self._hold(packed)
+
     def _room(self) -> PackedRows:
         wide, width = self.config.wide, self.config.row_width
         return packing.empty(self.layout, self.compression, width, wide=wide, device=self.device)

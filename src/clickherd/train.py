@@ -22,7 +22,6 @@ from clickherd.evaluate import evaluate, monitored
 from clickherd.learner import Learner, take_part
 from clickherd.network import ClickModel
 from clickherd.observer import Observer, Silent
-from clickherd.optim.averaging import WeightAverage
 from clickherd.optim.scaling import warmed_up
 from clickherd.start import Start
 from clickherd.training_state import Progress, Sums
@@ -68,7 +67,7 @@ class Trainer:
             model.start_at(log_odds(train.labels))
         self.learner = learner_of(model, config, self.batch_size)
         eta = config.optim.averaging
-        self.average = WeightAverage(model.tensors(), eta) if eta is not None else None
+        self.average = self.learner.average(eta) if eta is not None else None
         self._average_every = -(-self.steps_per_epoch // AVERAGED_PER_EPOCH)
         self.rows = TrainingRows(train, model.device)  # after the learner: the rows get what memory it leaves
         self._clips = math.isfinite(self.learner.hyper.clip)

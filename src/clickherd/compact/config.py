@@ -26,6 +26,11 @@ class CompressionConfig(Settings):
     bits: dict[str, Bits] = Field(
         {}, description="field → bits of each of these numbers in the finished model: 4, 8, 16 or 32, which others have"
     )
+    trained_bits: Literal[8] | None = Field(
+        None,
+        description="8: all rows are held in 8 bits while they are trained, too, with a scale for each row and rounded "
+        "at random; the finished model holds them as with `bits`",
+    )
     dense_bits: Literal[16, 32] = Field(
         32, description="of the matrices of the dense network on disk: 16 halve them; predictions compute in 32"
     )
@@ -42,7 +47,11 @@ class CompressionConfig(Settings):
     @property
     def packs(self) -> bool:
         """Whether the finished model holds its weights in another way than training does."""
-        return bool(self.dims or self.bits or self.dense_bits == 16)
+        return bool(self.dims or self.bits or self.trained_bits or self.dense_bits == 16)
+
+    def bits_of(self, name: str) -> Bits:
+        """Of a field's numbers in the finished model."""
+        return self.bits.get(name, self.trained_bits or FULL)
 
     def check_fields(self, layout: Layout, width: int) -> None:
         """See that the fields that are named are there and hold no more than an embedding, `width` numbers.
@@ -50,6 +59,11 @@ class CompressionConfig(Settings):
         Raises:
             ConfigError: one is not, or does; or settings do not go together.
         """
+        if self.trained_bits is not None and (self.dims or self.bits or self.dense_bits == 16):
+            raise ConfigError(
+                "compression.trained_bits is for whole rows, all in as many bits",
+                mend="Leave compression.dims, bits and dense_bits out, or compression.trained_bits.",
+            )
         if self.unified is not None:
             if self.packs:
                 raise ConfigError(

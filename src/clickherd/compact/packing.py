@@ -73,7 +73,7 @@ def empty(layout: Layout, config: CompressionConfig, width: int, *, wide: bool, 
     end = scales = 0
     for field in layout.fields:
         if field.target is None:
-            dim, bits = config.dims.get(field.name, width), config.bits.get(field.name, FULL)
+            dim, bits = config.dims.get(field.name, width), config.bits_of(field.name)
             own[field.name] = PackedField(
                 field.offset, field.size, end, dim, bits, scales if bits < 16 else -1, field.name in config.dims
             )
@@ -115,6 +115,17 @@ def _nibbles(q_VK: Tensor) -> Tensor:
     if q_VK.shape[1] % 2:
         q_VK = torch.nn.functional.pad(q_VK, (0, 1))
     return (q_VK[:, ::2] | q_VK[:, 1::2] << 4).view(torch.uint8)
+
+
+def fill(packed: PackedRows, codes_VK: Tensor, scales_V: Tensor, linear_V: Tensor) -> None:
+    """Take over rows that are in 8 bits already."""
+    packed.linear.copy_(linear_V)
+    for field in dict.fromkeys(packed.fields):
+        rows = slice(field.offset, field.offset + field.size)
+        codes = codes_VK[rows].contiguous().view(torch.uint8).reshape(-1)
+        packed.codes[field.start : field.start + codes.numel()] = codes
+        if field.dim:
+            packed.scales[field.scale : field.scale + field.size] = scales_V[rows]
 
 
 def unpack(packed: PackedRows, weight_VW: Tensor) -> None:

@@ -59,13 +59,14 @@ class CowClip:
         self._missed: list[AdamStep] = []  # steps that some row has still to make
         self._touched: list[Tensor] = []  # ids of the batch so far
 
-    def touch(self, ids_BS: Tensor, bags: Bags) -> None:
-        """Bring the rows of a micro-batch up to date, before they are gathered."""
+    def touch(self, ids_BS: Tensor, bags: Bags) -> tuple[Tensor, Bags]:
+        """Bring the rows of a micro-batch up to date, before they are gathered; returns where they are: as given."""
         if self._current_V is None:
-            return
+            return ids_BS, bags
         ids_N = torch.cat([ids_BS.flatten(), *(values for values, _ in bags)]) if bags else ids_BS.flatten()
         self._touched.append(ids_N)
         self.table.kernels.catch_up(*self._table(), self._current_V, ids_N, self._missed)
+        return ids_BS, bags
 
     def accumulate(self, ids_BS: Tensor, bags: Bags, grad_rows_BFD: Tensor, grad_wide_B: Tensor | None) -> None:
         """Add a micro-batch's gradients of the gathered rows and linear weights."""
@@ -80,19 +81,7 @@ class CowClip:
 
     def step(self, hyper: Hyperparameters) -> Tensor:
         """Clip, decay and update the table; returns the numbers of rows touched and clipped, shape (2,)."""
-        self.num_steps += 1
-        beta1, beta2 = self.config.betas
-        adam = AdamStep(
-            self.num_steps,
-            hyper.embedding_learning_rate,
-            hyper.l2,
-            hyper.clip,
-            self.config.zeta,
-            beta1,
-            beta2,
-            self.config.epsilon,
-            self.config.touched_only,
-        )
+        adam = self._adam(hyper)
         gradients = (self.grad_VW, self.counts_V)
         if self._current_V is None:
             return self.table.kernels.cowclip_adam(*self._table(), *gradients, self.table.wide, adam)
@@ -112,6 +101,22 @@ class CowClip:
             if len(self._missed) >= self.lag:
                 self.settle()
         return tally
+
+    def _adam(self, hyper: Hyperparameters) -> AdamStep:
+        """The next step."""
+        self.num_steps += 1
+        beta1, beta2 = self.config.betas
+        return AdamStep(
+            self.num_steps,
+            hyper.embedding_learning_rate,
+            hyper.l2,
+            hyper.clip,
+            self.config.zeta,
+            beta1,
+            beta2,
+            self.config.epsilon,
+            self.config.touched_only,
+        )
 
     def settle(self) -> None:
         """Bring every row up to date: the table may be read."""

@@ -19,7 +19,8 @@ from clickherd import machine
 from clickherd.config import Config, resolve
 from clickherd.data import synthetic
 from clickherd.progress import RichObserver
-from clickherd.runs import best_possible, prepare_sources, train_run
+from clickherd.reporting import best_possible
+from clickherd.runs import prepare_sources, train_run
 
 BATCH_SIZE = 65_536
 err = Console(stderr=True)

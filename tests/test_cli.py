@@ -539,3 +539,49 @@ def test_a_run_in_bf16_goes_on_where_there_are_no_units_for_it(
     assert code == 0, err
     assert "going on in fp32" in err
     assert CTRClassifier.load("run").config_.train.precision == "fp32"
+
+
+def test_predictions_do_not_replace_the_rows_that_they_are_for(run: Run, clicks: Path) -> None:
+    code, _, err = run("train", clicks, "--label", "clicked", "--epochs", 1, "--out", "run", "--no-report")
+    assert code == 0, err
+    before = clicks.read_bytes()
+    Path("logs").mkdir()
+    Path("logs/day.csv").write_bytes(before)
+    for data, out in ((clicks, clicks), ("*.csv", clicks), ("logs", "logs/day.csv")):
+        code, _, err = run("predict", "run", data, "--out", out)
+        assert code == 2
+        assert "would replace the rows" in err.replace("\n", " ")
+    assert clicks.read_bytes() == Path("logs/day.csv").read_bytes() == before
+
+
+def test_labels_that_training_did_not_have_are_told(run: Run, tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    frame = pl.DataFrame({"label": rng.choice(["yes", "no"], 400), "site": rng.choice(["a", "b"], 400)})
+    frame.write_csv("log.csv")
+    code, _, err = run("train", "log.csv", "--label", "label", "--positive", "yes", "--epochs", 1, "--out", "run")
+    assert code == 0, err
+    frame.with_columns(pl.when(pl.int_range(400) == 7).then(pl.lit("Yes")).otherwise("label").alias("label")).write_csv(
+        "odd.csv"
+    )
+    code, _, err = run("evaluate", "run", "odd.csv")
+    assert code == 2
+    assert "training had no label 'Yes'" in err.replace("\n", " ")
+    assert "line 9" in err.replace("\n", " ")
+    frame.filter(pl.col("label") == "no").write_csv("none.csv")
+    code, _, err = run("evaluate", "run", "none.csv")
+    assert code == 0, err
+
+
+def test_small_mistakes_are_told_apart(run: Run, clicks: Path) -> None:
+    Path("folder").mkdir()
+    for more, said in (
+        (["--out", "folder"], "something that is no run already exists there"),
+        (["--device", "gpu"], "it is cpu, cuda or cuda:N"),
+    ):
+        code, _, err = run("train", clicks, "--label", "clicked", *more)
+        assert code == 2
+        assert said in err.replace("\n", " ")
+    pl.DataFrame({"clicked": [0, 1] * 50, "price": ["96,82", "1.003,50"] * 50}).write_csv("comma.csv", separator=";")
+    code, _, err = run("train", "comma.csv", "--label", "clicked", "--role", "price=numeric")
+    assert code == 2
+    assert "decimal point" in err.replace("\n", " ")

@@ -132,6 +132,7 @@ def predict(
     from clickherd.predictions import write_predictions
 
     trained = _load(run, set_)
+    _check_no_source(out, data, trained.config.data.format)
     rows = write_predictions(out, (scores for scores, _ in trained.predictions(data)))
     announce(f"{rows:,} probabilities in {out}")
     _print_unseen({name: count for name, count in trained.encoder.unseen.items() if count})
@@ -208,6 +209,16 @@ def _load(run: Path, assignments: list[str] | None) -> Run:
     return runs.load(run, reading=reading)
 
 
+def _check_no_source(out: Path, data: list[str], file_format: str) -> None:
+    """See that what is written is none of the files that are read."""
+    from clickherd.data.locate import locate
+
+    if out.exists() and any(file.filesystem is None and out.samefile(file.path) for file in locate(data, file_format)):
+        raise ConfigError(
+            "the probabilities would replace the rows that they are for", file=out, mend="Choose another --out."
+        )
+
+
 def _print_error(message: str) -> None:
     err.print(Text.assemble(("error", "bold red"), " ", message), highlight=False, soft_wrap=True)
 
@@ -241,7 +252,7 @@ def main() -> None:
         sys.exit(INTERRUPTED)
     except SystemExit as end:
         if end.code == INTERRUPTED:  # typer's answer to a KeyboardInterrupt, which does not come this far
-            _print_error("interrupted; what had been trained since the last checkpoint is lost")
+            _print_error("interrupted; what was trained since the last checkpoint, if anything, is lost")
         raise
     except OSError as error:
         if error.errno != errno.ENOSPC:

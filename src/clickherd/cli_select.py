@@ -54,7 +54,7 @@ def select(
         typer.Option(
             min=0,
             help="optfs, gates: what a value, or a column, has to take off the training rows' log loss, in nats over "
-            "all rows.",
+            "all rows; 0.2 a value, 20 a column by default.",
         ),
     ] = None,
     layers: Annotated[int | None, typer.Option(min=1, help="gates: so many gates a column; 8 by default.")] = None,

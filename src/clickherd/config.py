@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from clickherd.calibration import Method
 from clickherd.compact.config import CompressionConfig
@@ -20,6 +21,12 @@ from clickherd.optim.config import OptimConfig
 from clickherd.settings import Settings, validated
 
 Monitor = Literal["auc", "logloss", "gauc", "ne"]
+
+
+def _device(name: str) -> str:
+    if not re.fullmatch(r"cpu|cuda(:\d+)?", name):
+        raise ValueError("it is cpu, cuda or cuda:N")
+    return name
 
 
 class SourceConfig(Settings):
@@ -69,7 +76,7 @@ class TrainConfig(Settings):
         description="CPU threads; all cores when not given. Polars, which reads the rows, has a pool of its own: only "
         "the environment's POLARS_MAX_THREADS sets its size, before Python starts",
     )
-    device: str = Field("cpu", pattern=r"^(cpu|cuda(:\d+)?)$", description="cpu, cuda or cuda:N")
+    device: Annotated[str, AfterValidator(_device)] = Field("cpu", description="cpu, cuda or cuda:N")
     cuda_graphs: bool = Field(
         True, description="on a GPU, record a batch's kernels once and launch them as one from then on"
     )

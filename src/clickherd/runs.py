@@ -75,6 +75,8 @@ def check_new(folder: Path) -> None:
     Raises:
         RunError: it is.
     """
+    if folder.exists() and not (folder / "config.yaml").exists():
+        raise RunError("something that is no run already exists there", file=folder, mend="Choose another --out.")
     if folder.exists():
         raise RunError(
             "the run folder already exists",

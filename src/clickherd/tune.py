@@ -285,6 +285,7 @@ def _study(config: Config, search: Search, folder: Path) -> optuna.Study:
         before = study.user_attrs.get("begun_with")
         if before is None:
             study.set_user_attr("begun_with", begun)
+            study.enqueue_trial(_given(config, search.space))  # what is found is no worse than what was given
         elif before != begun:
             names = [name for name in {**before, **begun} if before.get(name) != begun.get(name)]
             name = names[0]
@@ -294,6 +295,19 @@ def _study(config: Config, search: Search, folder: Path) -> optuna.Study:
                 mend="Repeat the command that began it, or choose another --out.",
             )
     return study
+
+
+def _given(config: Config, space: Space) -> dict[str, Any]:
+    """The settings as they were given, those that the space holds: the first trial."""
+    settings, found = flat(config.model_dump(mode="json")), dict[str, Any]()
+    for name, entry in space.items():
+        value = settings.get(name)
+        if isinstance(entry, Choice):
+            if value in entry.choices:
+                found[name] = json.dumps(value)
+        elif isinstance(value, int | float) and entry.low <= value <= entry.high:
+            found[name] = value
+    return found
 
 
 def _begun_with(config: Config, space: Space) -> dict[str, Any]:

@@ -70,8 +70,8 @@ def test_the_hull_leaves_out_what_a_mix_beats() -> None:
 
 def test_bytes_go_where_they_tell_most_by_hand() -> None:
     """Slopes: a 1/40 then 2.2/40, b 1/10: at 150 a's first step, at 115 its second, at 105 b's."""
-    a = Part("a", True, NOWHERE, [Option(100, 0.0), Option(60, 1.0), Option(20, 3.2)])
-    b = Part("b", True, NOWHERE, [Option(100, 0.0), Option(90, 1.0)])
+    a = Part("a", True, NOWHERE, 100, [Option(100, 0.0), Option(60, 1.0), Option(20, 3.2)])
+    b = Part("b", True, NOWHERE, 100, [Option(100, 0.0), Option(90, 1.0)])
     got = [(x.options[0].num_bytes, x.options[1].num_bytes) for x in allocate([a, b], [105, 115, 160, 200, 3])]
     assert got == [(20, 90), (20, 90), (60, 100), (100, 100), (20, 90)]
     assert allocate([a, b], [120])[0].num_bytes == 120
@@ -85,7 +85,7 @@ options = st.lists(
 
 @given(st.lists(options, min_size=1, max_size=3), st.integers(3, 160))
 def test_no_other_choice_of_as_many_bytes_costs_less(found: list[list[Option]], budget: int) -> None:
-    parts = [Part(str(k), True, NOWHERE, [Option(51, 0.0), *more]) for k, more in enumerate(found)]
+    parts = [Part(str(k), True, NOWHERE, 51, [Option(51, 0.0), *more]) for k, more in enumerate(found)]
     ours = allocate(parts, [budget])[0]
     for choice in itertools.product(*(part.options for part in parts)):
         if sum(option.num_bytes for option in choice) <= ours.num_bytes:

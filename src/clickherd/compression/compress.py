@@ -137,7 +137,12 @@ def _smaller(
     facts: dict[str, Any] = {
         "frontier": [point for k, point in enumerate(points) if not k or point["bytes"] < points[k - 1]["bytes"]],
         "parts": [
-            {"name": part.name, "field": part.is_field, "before": asdict(part.options[0]), "after": asdict(option)}
+            {
+                "name": part.name,
+                "field": part.is_field,
+                "before": asdict(part.options[0]) | {"num_bytes": part.whole_bytes},
+                "after": asdict(option),
+            }
             for part, option in zip(parts, chosen.options, strict=True)
         ],
         "seconds": round(time.perf_counter() - began, 3),

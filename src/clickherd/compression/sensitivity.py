@@ -51,11 +51,15 @@ class Option:
 
 @dataclass(frozen=True)
 class Part:
-    """A field or a dense layer, and what could become of it; the first option is to leave it as it is."""
+    """A field or a dense layer, and what could become of it; the first option is to leave it as it is.
+
+    `whole_bytes` are those it takes in the whole model, where all numbers have 32 bits.
+    """
 
     name: str
     is_field: bool
     directions: Directions
+    whole_bytes: int
     options: list[Option] = field(default_factory=list)
 
 
@@ -122,7 +126,13 @@ def _field(probe: _Probe, place: int, own: FieldLayout, counts_V: Tensor) -> Par
     table, wide, width = probe.model.table.weight, probe.model.config.wide, probe.model.config.row_width
     first = int(wide)
     directions = Directions.of(table[own.offset : own.offset + own.size, first:], counts_V.to(table.device))
-    part = Part(own.name, True, directions, [Option(own.size * row_bytes(width, 32, wide=wide), 0.0, width, 32)])
+    part = Part(
+        own.name,
+        True,
+        directions,
+        own.size * 4 * (width + first),
+        [Option(own.size * row_bytes(width, 32, wide=wide), 0.0, width, 32)],
+    )
     ids_N = probe.ids(place)
     full = table[ids_N]
     for dim in [dim for dim in DIMS if dim < width] + [width]:
@@ -144,7 +154,7 @@ def _layer(probe: _Probe, name: str, linear: nn.Linear, outputs_BN: Tensor) -> P
     biases = linear.out_features if linear.bias is not None else 0
     directions = Directions.of(outputs_BN, centred=linear.bias is not None)
     as_it_is = Option(2 * linear.in_features * linear.out_features + 4 * biases, 0.0)
-    part = Part(name, False, directions, [as_it_is])
+    part = Part(name, False, directions, 4 * (linear.in_features * linear.out_features + biases), [as_it_is])
     weight, bias = linear.weight.clone(), None if linear.bias is None else linear.bias.clone()
     for rank in sorted({max(1, round(most * share)) for share in SHARES}):
         if rank >= full_rank(linear):

@@ -35,7 +35,7 @@ from clickherd.data.schema import SAMPLE_ROWS, infer_schema
 from clickherd.data.source import CHUNK_ROWS, DataLike, Source, open_source
 from clickherd.data.split import NAMES, RandomSplit, plan_split
 from clickherd.data.store import Batch, Layout, Store, StoreWriter
-from clickherd.data.values import as_label_texts
+from clickherd.data.values import as_label_texts, check_known
 from clickherd.errors import DataError
 
 FORMAT = 5  # raise it when the same data would be encoded or described in another way
@@ -239,8 +239,7 @@ def _writer(path: Path, layout: Layout, first: Batch) -> StoreWriter:
 def encode_labelled(encoder: Encoder, source: Source, *, strict: bool, rows: int = CHUNK_ROWS) -> Iterator[Batch]:
     """Labelled batches.
 
-    `strict`: the positive label has to occur, and one other beside it at most. Otherwise its absence is accepted as
-    long as all labels are known.
+    `strict`: the positive label has to occur, and one other beside it at most. Otherwise all labels have to be known.
 
     Raises:
         DataError: a value that cannot be read, or labels that differ from those of training.
@@ -254,11 +253,13 @@ def encode_labelled(encoder: Encoder, source: Source, *, strict: bool, rows: int
             labels = chunk.frame[encoder.schema.label]
             if strict:
                 values.add(labels, chunk)
+            else:
+                check_known(labels, chunk, known, encoder.label_mend())
             if not clicked:
                 clicked = bool(batch.labels.any())
                 found |= set(as_label_texts(labels).unique().head(100))
         yield batch
-    if positive is not None and found and not clicked and (strict or not found <= known):
+    if positive is not None and found and not clicked and strict:
         raise no_positive(positive, tuple(sorted(found)), source.name, encoder.schema.label, encoder.label_mend())
 
 

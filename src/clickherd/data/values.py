@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shlex
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -110,12 +111,17 @@ def read_numbers(values: pl.Series, chunk: RawChunk, null_values: Sequence[str],
     return numbers.to_numpy()
 
 
+_DECIMAL_COMMA = re.compile(r"[-+]?(\d+|\d{1,3}(\.\d{3})+),\d+")
+
+
 def _missing_mend(values: pl.Series, bad: int, null_values: Sequence[str], fitted: bool) -> str:
     """The advice for a value that is no number but may mean missing."""
     if values.dtype != pl.String:
         return "Mend it, or write null if it means missing."
     if fitted:
         return "Mend it, or leave it empty if it means missing."
+    if _DECIMAL_COMMA.fullmatch(values[bad].strip()):
+        return "Numbers have a decimal point: write 1234.5, not 1.234,5 or 1234,5."
     setting = "data.null_values=" + json.dumps([*null_values, values[bad]], ensure_ascii=False)
     return f"Mend it, or say --set {shlex.quote(setting)} if it means missing."
 
@@ -200,6 +206,21 @@ def last_parts(
         return parts, sizes
     to_end = np.repeat(np.cumsum(sizes), sizes) - np.arange(len(parts))
     return parts.filter(pl.Series(to_end <= max_length)), np.minimum(sizes, max_length)
+
+
+def check_known(labels: pl.Series, chunk: RawChunk, known: set[str], mend: str) -> None:
+    """See that rows have the labels of training.
+
+    Raises:
+        DataError: one has not; it is named.
+    """
+    texts = as_label_texts(labels)
+    odd = ~texts.is_in(list(known))
+    row = _first(odd)
+    if row is not None:
+        found = ", ".join(map(repr, texts.filter(odd).unique().sort().head(10)))
+        what = f"training had no label {texts[row]!r}; found {found} beside those that it had"
+        raise DataError(what, column=labels.name, **chunk.place(row), mend=mend)
 
 
 def read_labels(

@@ -32,8 +32,9 @@ from tables import grid, mean_std
 from clickherd.compression.compress import CompressConfig, compress_run
 from clickherd.config import merge, resolve
 from clickherd.data.store import Batch
+from clickherd.loaded import load
 from clickherd.network import ClickModel
-from clickherd.runs import load, same_rows, train_run
+from clickherd.runs import same_rows, train_run
 from clickherd.runtime import use_threads
 
 RATIOS = (3.0, 4.0, 5.0)

@@ -44,7 +44,7 @@ def test_a_study_finds_settings_and_leaves_a_recipe_that_repeats_its_best_trial(
     for trial in result["table"]:
         assert 2 <= trial["settings"]["model.embedding_dim"] <= 6
         assert 0 <= trial["settings"]["model.mlp.dropout"] <= 0.5
-    first = next(trial["settings"] for trial in result["table"] if trial["trial"] == 0)  # what was given, where searched
+    first = next(trial["settings"] for trial in result["table"] if trial["trial"] == 0)
     given = {"model.mlp.dropout": 0.0, "optim.learning_rate": 1e-3, "optim.embedding_learning_rate": 8e-3}
     shared = given.keys() & first.keys()
     assert shared

@@ -12,7 +12,7 @@ __all__ = ["CTRClassifier", "__version__", "load"]
 
 if TYPE_CHECKING:
     from clickherd.estimator import CTRClassifier
-    from clickherd.runs import load
+    from clickherd.loaded import load
 
 
 def __getattr__(name: str) -> Any:
@@ -22,7 +22,7 @@ def __getattr__(name: str) -> Any:
 
         return CTRClassifier
     if name == "load":
-        from clickherd.runs import load
+        from clickherd.loaded import load
 
         return load
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -28,7 +28,7 @@ from clickherd.cli_tune import tune
 from clickherd.errors import ConfigError, Interrupted, UserError
 
 if TYPE_CHECKING:
-    from clickherd.runs import Run
+    from clickherd.loaded import Run
 
 INTERRUPTED = 130  # as shells have it for Ctrl-C
 
@@ -195,8 +195,8 @@ def bench(
 
 def _load(run: Path, assignments: list[str] | None) -> Run:
     """The run, which reads new files as the settings say; nothing else about it can be set."""
-    from clickherd import runs
     from clickherd.config import parse_assignments
+    from clickherd.loaded import load
 
     settings = parse_assignments(assignments or [])
     reading = settings.pop("data", {})
@@ -206,7 +206,7 @@ def _load(run: Path, assignments: list[str] | None) -> Run:
             f"a trained model does not take {odd[0]}",
             mend="Only data.format, data.separator and data.header can be set.",
         )
-    return runs.load(run, reading=reading)
+    return load(run, reading=reading)
 
 
 def _check_no_source(out: Path, data: list[str], file_format: str) -> None:

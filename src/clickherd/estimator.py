@@ -195,7 +195,7 @@ class CTRClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # sc
     @classmethod
     def load(cls, folder: str | Path) -> Self:
         """Open a folder that `save` or the command line wrote."""
-        from clickherd.runs import load
+        from clickherd.loaded import load
 
         run = load(folder)
         _, facts = checkpoint.load(Path(folder) / "model.safetensors")

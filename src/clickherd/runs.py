@@ -15,24 +15,19 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
-
 from clickherd import calibration, checkpoint, machine
 from clickherd.calibrate import calibrate, check_calibration
-from clickherd.config import Config, dump_yaml, load_yaml, merge, resolve
-from clickherd.data.encode import Encoder
-from clickherd.data.prepare import Prepared, encode_stream, prepare, quiet
-from clickherd.data.source import DataLike, open_source
-from clickherd.data.store import Store
+from clickherd.config import Config, dump_yaml
+from clickherd.data.prepare import Prepared, prepare, quiet
 from clickherd.errors import ConfigError, RunError
-from clickherd.evaluate import Scored, evaluate, monitored, score
+from clickherd.evaluate import Scored, evaluate, monitored
 from clickherd.kernels.warm_up import warm_up
 from clickherd.learner import Learner
+from clickherd.loaded import load, load_config
 from clickherd.masking import check_mask
 from clickherd.network import ClickModel
 from clickherd.observer import Observer
@@ -40,6 +35,7 @@ from clickherd.reporting import sampled, write_report
 from clickherd.runtime import check_device, precision_here, precision_on, seeded, use_threads
 from clickherd.start import Start
 from clickherd.surrogate import Drivers, drivers
+from clickherd.teaching import check_teacher, taught, teacher_of
 from clickherd.train import LearnerOf, Trainer, batch_size_for, is_done
 from clickherd.training_state import Progress
 
@@ -357,40 +353,6 @@ def _pack(model: ClickModel, config: Config, prepared: Prepared, progress: Progr
         model.load_tensors(tensors, "the best weights")
 
 
-def teacher_of(teacher: str) -> Config:
-    """The settings of the run that is to be learned from.
-
-    Raises:
-        ConfigError: there is none.
-    """
-    if not (Path(teacher) / "model.safetensors").exists():
-        raise ConfigError(f"train.teacher = {teacher}: no finished run folder", mend="Name one, or leave it out.")
-    return load_config(Path(teacher))
-
-
-def check_teacher(teacher: Config, prepared: Prepared) -> None:
-    """See that a teacher knows these rows.
-
-    Raises:
-        ConfigError: it was trained on others.
-    """
-    if teacher.source.fingerprint != prepared.path.name:
-        raise ConfigError(
-            "train.teacher was trained on other rows, or on rows encoded otherwise",
-            mend="Train one with the same data and data settings, or leave it out.",
-        )
-
-
-def taught(config: Config, prepared: Prepared, announce: Announce) -> Store:
-    """The training rows with a trained model's predictions in the place of their labels."""
-    assert config.train.teacher is not None
-    check_teacher(teacher_of(config.train.teacher), prepared)
-    run = load(config.train.teacher, device=config.train.device)
-    run.model.calibration = None
-    announce(f"learning from what {config.train.teacher} predicts")
-    return prepared.train.labelled(evaluate(run.model, prepared.train).y_score.astype(np.float32))
-
-
 def judge(
     config: Config, prepared: Prepared, model: ClickModel, progress: Progress, folder: Path
 ) -> tuple[dict[str, Any], dict[str, Scored]]:
@@ -427,64 +389,6 @@ def _score_splits(prepared: Prepared, model: ClickModel) -> dict[str, Scored]:
     """The held-out splits that there are, scored."""
     splits = {"valid": prepared.valid, "test": prepared.test}
     return {name: evaluate(model, store) for name, store in splits.items() if store is not None}
-
-
-class Run:
-    """A trained model as a run folder holds it: raw rows in, click probabilities out."""
-
-    def __init__(self, path: Path, config: Config, encoder: Encoder, model: ClickModel) -> None:
-        self.path, self.config, self.encoder, self.model = path, config, encoder, model
-
-    def predict_proba(self, data: DataLike) -> npt.NDArray[np.float64]:
-        """Click probabilities of raw rows (files or a frame), shape (N,), in order; no label is needed.
-
-        Values never seen in training count as unknown; `encoder.unseen` tells how many there were, by column.
-        """
-        return np.concatenate([np.empty(0), *(scores for scores, _ in self.predictions(data))])
-
-    def predictions(self, data: DataLike, *, labels: bool = False) -> Iterator[tuple[npt.NDArray[np.float64], Any]]:
-        """(probabilities, encoded batch) for chunks of rows, in bounded memory."""
-        names = [column.name for column in self.encoder.schema.columns]
-        source = open_source(data, self.config.data, need_label=False, names=names)  # the encoder asks for the label
-        self.encoder.unseen.clear()
-        for batch in encode_stream(self.encoder, source, labels=labels):
-            yield self.model.predict(batch), batch
-
-    def evaluate(self, data: DataLike) -> dict[str, float | None]:
-        """All scores of the model on labelled raw rows."""
-        chunks = [(scores, b.labels, b.groups) for scores, b in self.predictions(data, labels=True)]
-        y_score, y_true, groups = (np.concatenate(parts) for parts in zip(*chunks, strict=True))
-        return score(y_true, y_score, groups if len(groups) else None)
-
-
-def load(path: str | Path, *, device: str = "cpu", reading: Mapping[str, Any] | None = None) -> Run:
-    """Open a run folder. Strict: settings, encoder, weights and calibration must fit each other.
-
-    Args:
-        path: the folder.
-        device: where the model computes.
-        reading: settings of `data` by which new files are read, such as `{"header": False}`, if not as in training.
-
-    Raises:
-        RunError: not a run folder, or one without finished weights.
-    """
-    folder = Path(path)
-    config = load_config(folder, {"data": reading or {}})
-    encoder = Encoder.load(folder / "encoder")
-    tensors, _ = checkpoint.load(folder / "model.safetensors")
-    with seeded(0):  # the weights drawn here are replaced at once
-        model = ClickModel(config.model, encoder.layout, device=device, compression=config.compression)
-    model.load_tensors(tensors, str(folder / "model.safetensors"))
-    model.calibration = calibration.load(folder, config.train.calibration)
-    return Run(folder, config, encoder, model)
-
-
-def load_config(folder: Path, over: Mapping[str, Any] | None = None) -> Config:
-    """The settings of a run folder, with those of `over` laid on top."""
-    path = folder / "config.yaml"
-    if not path.exists():
-        raise RunError("not a run folder: it holds no config.yaml", file=folder, mend="Check the path.")
-    return resolve(merge(load_yaml(path), over or {}), source=path)
 
 
 def explain_run(folder: Path, announce: Announce = quiet) -> Drivers | None:

@@ -22,8 +22,8 @@ from clickherd.compression.sensitivity import layer_outputs, measure
 from clickherd.config import resolve
 from clickherd.data.store import Store
 from clickherd.estimator import CTRClassifier
+from clickherd.loaded import load
 from clickherd.network import ClickModel
-from clickherd.runs import load
 from clickherd.runtime import seeded
 
 Run = Callable[..., tuple[int, str, str]]

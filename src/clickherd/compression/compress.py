@@ -35,9 +35,10 @@ from clickherd.data.prepare import Prepared, quiet
 from clickherd.errors import RunError
 from clickherd.evaluate import evaluate
 from clickherd.layers.low_rank import LowRankLinear
+from clickherd.loaded import load, load_config
 from clickherd.network import ClickModel
 from clickherd.observer import Observer
-from clickherd.runs import Announce, check_new, create, finish, load, load_config, same_rows
+from clickherd.runs import Announce, check_new, create, finish, same_rows
 from clickherd.runtime import check_device, precision_here, seeded, use_threads
 from clickherd.settings import Settings
 from clickherd.start import Start

@@ -15,7 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from clickherd import checkpoint, machine
+from clickherd import checkpoint
 from clickherd.config import Config
 from clickherd.data.features import FeatureSet
 from clickherd.data.prepare import quiet
@@ -23,7 +23,7 @@ from clickherd.errors import ConfigError
 from clickherd.observer import Observer
 from clickherd.runs import Announce, ready
 from clickherd.selection.gating import FieldGatedTable, FieldGatesConfig
-from clickherd.selection.values import check_search, search
+from clickherd.selection.values import check_search, search, searched
 
 
 def select_fields(
@@ -63,16 +63,9 @@ def select_fields(
             field["kept"] = place < keep
     result: dict[str, Any] = {
         "method": "gates",
-        "rows": {"train": len(prepared.train)},
-        "model": config.model.name,
-        "settings": settings.model_dump(),
-        "epochs": progress.epoch,
-        "valid": progress.history[-1]["valid"],
+        **searched(config, prepared, settings, progress, folder),
         "features": fields,
         "kept": [field["name"] for field in fields if field["kept"]] + list(prepared.encoder.layout.numeric),
-        "seconds": {"encode": round(prepared.seconds, 3), "select": round(progress.seconds, 3)},
-        "machine": f"{machine.describe()}, threads: {config.train.threads}, {config.train.device}",
-        "out": str(folder),
     }
     if not result["kept"]:
         raise ConfigError("no column is worth its penalty", mend="Lower --penalty, or give --keep.")

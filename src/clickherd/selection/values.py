@@ -70,19 +70,12 @@ def select_values(
     number, of = (sum(field[name] for field in fields if field["gated"]) for name in ("kept_values", "values"))
     result: dict[str, Any] = {
         "method": "optfs",
-        "rows": {"train": len(prepared.train)},
-        "model": config.model.name,
-        "settings": settings.model_dump(),
-        "epochs": progress.epoch,
+        **searched(config, prepared, settings, progress, folder),
         "values": of,
         "kept_values": number,
         "kept_share": number / max(of, 1),
-        "valid": progress.history[-1]["valid"],
         "features": fields,
         "kept": [field["name"] for field in fields if field["kept"]] + list(prepared.encoder.layout.numeric),
-        "seconds": {"encode": round(prepared.seconds, 3), "select": round(progress.seconds, 3)},
-        "machine": f"{machine.describe()}, threads: {config.train.threads}, {config.train.device}",
-        "out": str(folder),
     }
     if not result["kept"]:
         raise ConfigError("no value is worth its row", mend="Lower --penalty.")
@@ -118,16 +111,32 @@ def search(
     Raises:
         Interrupted: `should_stop` said so; the same call goes on from there.
     """
-    searched = searching(config)
+    to_the_end = searching(config)
     make_folder(folder)
-    under_way = folder / "under-way" / search_key(searched, settings)
+    under_way = folder / "under-way" / search_key(to_the_end, settings)
     learner_of = partial(GatedLearner, settings=settings, num_rows=len(prepared.train), table_of=table_of)
-    model, progress = train_prepared(searched, prepared, under_way, announce, observer, should_stop, learner_of)
+    model, progress = train_prepared(to_the_end, prepared, under_way, announce, observer, should_stop, learner_of)
     shutil.rmtree(under_way)
     if not any(under_way.parent.iterdir()):  # no other search was cut off here
         under_way.parent.rmdir()
     assert isinstance(model.table, GatedTable)
     return model.table, progress
+
+
+def searched(
+    config: Config, prepared: Prepared, settings: GateSettings, progress: Progress, folder: Path
+) -> dict[str, Any]:
+    """What the results of all searches with gates say of the search."""
+    return {
+        "rows": {"train": len(prepared.train)},
+        "model": config.model.name,
+        "settings": settings.model_dump(),
+        "epochs": progress.epoch,
+        "valid": progress.history[-1]["valid"],
+        "seconds": {"encode": round(prepared.seconds, 3), "select": round(progress.seconds, 3)},
+        "machine": f"{machine.describe()}, threads: {config.train.threads}, {config.train.device}",
+        "out": str(folder),
+    }
 
 
 def search_key(config: Config, settings: GateSettings) -> str:

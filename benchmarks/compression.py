@@ -57,7 +57,8 @@ def main() -> None:
     args = arguments()
     path = args.out / "compression.json"
     result: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {"runs": [], "times": []}
-    result |= {"machine": host.describe(("torch", "numba", "numpy")), "command": host.command()}
+    command = "time_command" if args.time else "command"
+    result |= {"machine": host.describe(("torch", "numba", "numpy")), command: host.command()}
 
     def keep(kind: str, found: dict[str, Any]) -> None:
         result[kind].append(found)
@@ -171,7 +172,10 @@ def table(result: dict[str, Any]) -> str:
     head = f"`{' '.join(result['command'])}`, {machine['cpu']}, {machine['cores']} cores, {machine['date']}."
     parts = [head, grid(HEAD, lines)]
     if pace:
-        parts += [f"Predictions, by turns in {ROUNDS} rounds, median (lowest–highest of a round):", grid(TIMES, pace)]
+        told = (
+            f"`{' '.join(result['time_command'])}`: predictions, by turns in {ROUNDS} rounds, median (lowest–highest):"
+        )
+        parts += [told, grid(TIMES, pace)]
     return "\n\n".join(part.rstrip() for part in parts) + "\n"
 
 

@@ -10,6 +10,7 @@ from clickherd.checkpoint import write_text
 from clickherd.report.sweep import markdown
 
 FRONTIER = ("", "times smaller", "bytes", "validation AUC", "log loss", "µs a row")
+TICKS = (1, 2, 3, 4, 6, 8, 12, 16, 24)  # times smaller
 PARTS = ("part", "was", "is", "bytes before", "bytes after", "cost")
 
 
@@ -96,8 +97,8 @@ def chart(facts: Mapping[str, Any]) -> Any:
             axes.plot([full / result["bytes"]], [result["valid"]["auc"]], "D", color=SECOND, label="finished")
         axes.set_xscale("log")
         axes.minorticks_off()
-        axes.set_xticks(times, [f"{time:.1f}×" for time in times])
-        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.2g}×"))
+        axes.set_xticks([time for time in TICKS if time <= 1.1 * max(times)])
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}×"))
         axes.legend(frameon=False, loc="lower left")
         name_axes(axes, "times smaller", "validation AUC")
 

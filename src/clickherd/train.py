@@ -156,7 +156,7 @@ class Trainer:
     def _take_into_average(self) -> None:
         times, rest = divmod(self.progress.total_steps, self._average_every)
         if self.average is not None and not rest:
-            self.learner.settle()
+            self.learner.embedding.settle()
             self.average.update(times)
 
     def _close_epoch(self) -> None:

@@ -18,15 +18,22 @@ from clickherd.layers.low_rank import LowRankLinear
 NOWHERE = Directions(torch.zeros(1), torch.eye(1))
 
 
+def projected(outputs: torch.Tensor, directions: Directions, k: int) -> torch.Tensor:
+    """U_kU_kᵀ(y − μ) + μ."""
+    return (outputs - directions.mean) @ directions.top(k) @ directions.top(k).T + directions.mean
+
+
 def test_directions_by_hand() -> None:
     """Outputs (3, 1), (−1, 1) as often as each other, and (9, 9) never: they lie on y = 1 with mean (1, 1)."""
     outputs, often = torch.tensor([[3.0, 1.0], [-1.0, 1.0], [9.0, 9.0]]), torch.tensor([2.0, 2.0, 0.0])
     directions = Directions.of(outputs, often)
     torch.testing.assert_close(directions.mean, torch.tensor([1.0, 1.0]))
     torch.testing.assert_close(directions.top(1).abs(), torch.tensor([[1.0], [0.0]]))
-    torch.testing.assert_close(directions.project(outputs, 1)[:2], outputs[:2])
-    torch.testing.assert_close(directions.project(outputs, 1)[2], torch.tensor([9.0, 1.0]))  # what is off the line goes
-    torch.testing.assert_close(directions.project(outputs, 0), torch.ones(3, 2))
+    torch.testing.assert_close(projected(outputs, directions, 1)[:2], outputs[:2])
+    torch.testing.assert_close(
+        projected(outputs, directions, 1)[2], torch.tensor([9.0, 1.0])
+    )  # what is off the line goes
+    torch.testing.assert_close(projected(outputs, directions, 0), torch.ones(3, 2))
 
 
 def test_two_layers_stand_for_one_by_hand() -> None:

@@ -1,6 +1,6 @@
 """Embeddings decoded from shorter rows, by a matrix of each field's own.
 
-Mixed dimensions (Ginart et al., https://arxiv.org/abs/1909.11810, section 3) with a mean: e = Bᵀz + μ.
+Mixed dimensions (Ginart et al., https://arxiv.org/abs/1909.11810) with a mean: e = Bᵀz + μ.
 
 Shapes: B rows, F fields, K numbers of a short row, D embedding width, R fields with short rows, N values.
 """

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from clickherd.compact.config import FULL, CompressionConfig
 from clickherd.data.store import Layout
-from clickherd.kernels import PackedField, PackedRows
+from clickherd.kernels import PackedField, PackedRows, code_bytes
 
 if TYPE_CHECKING:
     from clickherd.compact.decoder import Decoder
@@ -59,11 +59,7 @@ def rounded(z_VK: Tensor, bits: int) -> Tensor:
 
 def row_bytes(dim: int, bits: int, *, wide: bool) -> int:
     """Bytes that an id takes: its numbers, the scale of fewer than 16 bits, the linear weight."""
-    return _code_bytes(dim, bits) + (2 if bits < 16 and dim else 0) + (2 if wide else 0)
-
-
-def _code_bytes(dim: int, bits: int) -> int:
-    return -(-dim * bits // 8)
+    return code_bytes(dim, bits) + (2 if bits < 16 and dim else 0) + (2 if wide else 0)
 
 
 def empty(layout: Layout, config: CompressionConfig, width: int, *, wide: bool, device: torch.device) -> PackedRows:
@@ -77,7 +73,7 @@ def empty(layout: Layout, config: CompressionConfig, width: int, *, wide: bool, 
             own[field.name] = PackedField(
                 field.offset, field.size, end, dim, bits, scales if bits < 16 else -1, field.name in config.dims
             )
-            end += -(-field.size * _code_bytes(dim, bits) // ALIGNMENT) * ALIGNMENT
+            end += -(-field.size * code_bytes(dim, bits) // ALIGNMENT) * ALIGNMENT
             scales += field.size if bits < 16 and dim else 0
         fields.append(own[field.target or field.name])
     return PackedRows(

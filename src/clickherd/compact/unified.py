@@ -1,7 +1,7 @@
 """One table for all fields: Unified Embedding, or feature multiplexing.
 
-Coleman et al., NeurIPS 2023, https://arxiv.org/abs/2305.12102, section 3, with the several look-ups of a value of
-section 5. Field f looks up its value v in c places of T shared tables, and joins what it finds:
+Coleman et al., NeurIPS 2023, https://arxiv.org/abs/2305.12102, with several look-ups of a value. Field f looks up its
+value v in c places of T shared tables, and joins what it finds:
 
     e_f(v) = [E_t1[h_{f,1}(v)], …, E_tc[h_{f,c}(v)]]                  t going round the tables from look-up to look-up
 

@@ -1,6 +1,6 @@
 """Low rank by what a layer gives, not by its weights: atomic feature mimicking.
 
-Yu & Wu, "Compressing Transformers: Features Are Low-Rank, but Weights Are Not!", AAAI 2023, section 3.2 (AFM). Of the
+Yu & Wu, "Compressing Transformers: Features Are Low-Rank, but Weights Are Not!", AAAI 2023 (AFM). Of the
 outputs y of a layer on data, with mean μ and covariance C, the best k numbers are the coordinates along the top k
 eigenvectors U_k (N, k) of C:
 
@@ -44,10 +44,6 @@ class Directions:
     def top(self, k: int) -> Tensor:
         """U_k, shape (N, k)."""
         return self.basis[:, :k]
-
-    def project(self, outputs_BN: Tensor, k: int) -> Tensor:
-        """The best of k numbers: U_kU_kᵀ(y − μ) + μ."""
-        return (outputs_BN - self.mean) @ self.top(k) @ self.top(k).T + self.mean
 
 
 @torch.no_grad()

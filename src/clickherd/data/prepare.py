@@ -251,15 +251,15 @@ def encode_labelled(encoder: Encoder, source: Source, *, strict: bool, rows: int
         batch = encoder.transform(chunk, labels=True)
         if positive is not None:
             labels = chunk.frame[encoder.schema.label]
-            if strict:
-                values.add(labels, chunk)
-            else:
+            if not strict:
                 check_known(labels, chunk, known, encoder.label_mend())
-            if not clicked:
-                clicked = bool(batch.labels.any())
-                found |= set(as_label_texts(labels).unique().head(100))
+            else:
+                values.add(labels, chunk)
+                if not clicked:
+                    clicked = bool(batch.labels.any())
+                    found |= set(as_label_texts(labels).unique().head(100))
         yield batch
-    if positive is not None and found and not clicked and strict:
+    if positive is not None and found and not clicked:
         raise no_positive(positive, tuple(sorted(found)), source.name, encoder.schema.label, encoder.label_mend())
 
 

@@ -27,7 +27,7 @@ from torch import Tensor
 from clickherd.errors import ConfigError
 from clickherd.kernels import cpu, reference
 
-__all__ = ["AdamStep", "Bags", "Kernels", "PackedField", "PackedRows", "cpu", "kernels_for", "reference"]
+__all__ = ["AdamStep", "Bags", "Kernels", "PackedField", "PackedRows", "code_bytes", "cpu", "kernels_for", "reference"]
 
 Bags = tuple[tuple[Tensor, Tensor], ...]  # per multi-valued field: values (n,) int32, offsets (B + 1,) int64
 
@@ -56,6 +56,11 @@ class AdamStep:
         return self.learning_rate * math.sqrt(1 - self.beta2**self.step) / (1 - self.beta1**self.step)
 
 
+def code_bytes(dim: int, bits: int) -> int:
+    """Bytes that the numbers of a packed row take."""
+    return -(-dim * bits // 8)
+
+
 @dataclass(frozen=True)
 class PackedField:
     """How the rows of one field are packed: `size` ids from `offset` on, their codes from byte `start` on.
@@ -75,7 +80,7 @@ class PackedField:
     @property
     def row_bytes(self) -> int:
         """Bytes of the codes of one row."""
-        return -(-self.dim * self.bits // 8)
+        return code_bytes(self.dim, self.bits)
 
 
 @dataclass(frozen=True)

@@ -1,15 +1,16 @@
 """A table that is held in few bits while it is trained: low-precision training, with a scale for each row.
 
-Xu et al., "Agile and Accurate CTR Prediction Model Training for Massive-Scale Online Advertising Systems", SIGMOD 2021,
-section 4 (low-precision training with stochastic rounding); Li et al., AAAI 2023, https://arxiv.org/abs/2212.05735
-(ALPT), section 3, which also learns the scales; here a row's scale is that of its largest number:
+Xu et al., "Agile and Accurate CTR Prediction Model Training for Massive-Scale Online Advertising Systems", SIGMOD 2021
+(low-precision training with stochastic rounding); Li et al., AAAI 2023, https://arxiv.org/abs/2212.05735 (ALPT), which
+also learns the scales; here a row's scale is that of its largest number:
 
     Δ_i = max_d |w_id| / 127,    q_id = ⌊w_id / Δ_i + u⌋,    u ~ U(0, 1):  E[q_id Δ_i] = w_id
 
 The rows that a batch touches are unpacked into a small table of their own, updated there by CowClip and Adam as any,
-and packed again; nothing of the size of the whole table is ever held in 32 bits but the linear weights. Adam's first
+and packed again; once training has begun, nothing of the size of the whole table is held in 32 bits but the linear
+weights and the step that each row has made. Adam's first
 moment is held as the weights are, the second in bfloat16 with stochastic rounding, the average of the weights in
-float16: six bytes a number in the place of twenty, gradients included.
+float16: six bytes a number, and one in a copy for scoring, in the place of twenty, gradients included.
 
 Shapes: V ids, D numbers of a row, n rows that a batch touches.
 """

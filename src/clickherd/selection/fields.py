@@ -52,7 +52,7 @@ def select_fields(
     table_of = partial(FieldGatedTable, gated=gated, layers=settings.layers)
     table, progress = search(config, prepared, folder, settings, table_of, announce, observer, should_stop)
     assert isinstance(table, FieldGatedTable)
-    scores, shares = table.layer_gates.sigmoid().mean(dim=0).tolist(), table.open_fields().tolist()
+    scores, shares = table.gates.sigmoid().mean(dim=0).tolist(), table.open_fields().tolist()
     fields = [
         {"name": field.name, "score": score, "open": share, "values": field.size, "kept": share >= 0.5}
         for field, score, share in zip(table.fields, scores, shares, strict=True)

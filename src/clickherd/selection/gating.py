@@ -1,7 +1,7 @@
 """Gates over fields: one binary gate for each column, or an ensemble of them, learned with the model.
 
-After "Differentiable feature selection with an ensemble of gating layers" (arXiv 2112.03487; its abstract: one layer of
-binary gates explores too little, an ensemble more). Gate b_kf of layer k and field f is open where its number is
+After the abstract of https://arxiv.org/abs/2112.03487: one layer of differentiable binary gates explores too little, an
+ensemble of layers more. The equations are ours. Gate b_kf of layer k and field f is open where its number is
 positive, and has the slope of the sigmoid on the way back:
 
     b_kf = 1[θ_kf > 0],    o_f = 1/K Σ_k b_kf,    ∂b_kf/∂θ_kf := σ(θ_kf)(1 − σ(θ_kf))
@@ -44,10 +44,10 @@ class FieldGatedTable(GatedTable):
         self.field_V = torch.zeros(len(table.weight), dtype=torch.long, device=device)
         for number, field in enumerate(self.fields):
             self.field_V[field.offset : field.offset + field.size] = number
-        started = torch.full((layers, len(self.fields)), MEAN, device=device)
-        self.layer_gates = started + SPREAD * torch.randn(started.shape).to(device) * (layers > 1)
-        super().__init__(table, layout, gated, 0.5, "unknown")
-        self.initial, self.gates = 1.0, self.layer_gates
+        started_KG = torch.full((layers, len(self.fields)), MEAN, device=device)
+        started_KG += SPREAD * torch.randn(started_KG.shape).to(device) * (layers > 1)
+        super().__init__(table, layout, gated, MEAN, "unknown", gates=started_KG)
+        self.initial = 1.0
         for field in layout.fields:  # without the field, its "missing" tells nothing either
             if field.name in gated:
                 self.is_gated_V[field.offset : field.offset + field.size] = True
@@ -56,7 +56,7 @@ class FieldGatedTable(GatedTable):
 
     def open_fields(self) -> Tensor:
         """o_f, the share of its gates that are open, shape (G,)."""
-        return (self.layer_gates > 0).float().mean(dim=0)
+        return (self.gates > 0).float().mean(dim=0)
 
     def openness(self) -> Tensor:
         """How open the way of each id is, shape (V,); 1 where there is no gate."""
@@ -69,7 +69,7 @@ class FieldGatedTable(GatedTable):
 
     def gate_gradient(self, of_open_V: Tensor, l0: float) -> Tensor:
         """That of all layers' gates, shape (K, G)."""
-        sums_G = torch.zeros_like(self.layer_gates[0])
+        sums_G = torch.zeros_like(self.gates[0])
         sums_G.index_add_(0, self.field_V, of_open_V * self.is_gated_V)
-        shares = self.layer_gates.sigmoid()
-        return (sums_G + l0) * shares * (1 - shares) / len(self.layer_gates)
+        shares = self.gates.sigmoid()
+        return (sums_G + l0) * shares * (1 - shares) / len(self.gates)

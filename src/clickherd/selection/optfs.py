@@ -64,13 +64,19 @@ class GatedTable(EmbeddingTable):
     """A table whose rows reach the model through their gates."""
 
     def __init__(
-        self, table: EmbeddingTable, layout: Layout, gated: Collection[str], initial_gate: float, closed: str
+        self,
+        table: EmbeddingTable,
+        layout: Layout,
+        gated: Collection[str],
+        initial_gate: float,
+        closed: str,
+        gates: Tensor | None = None,
     ) -> None:
         self.wide, self.is_settled, self.weight = table.wide, True, table.weight
         self.initial = 1 / (1 + math.exp(-initial_gate))  # σ(g⁰)
         self.temperature = 1.0
         shape, device = (len(self.weight),), self.weight.device
-        self.gates = torch.full(shape, initial_gate, device=device)
+        self.gates = torch.full(shape, initial_gate, device=device) if gates is None else gates
         self.is_gated_V = torch.zeros(shape, dtype=torch.bool, device=device)
         self.unknown_V = torch.zeros(shape, dtype=torch.long, device=device) if closed == "unknown" else None
         for field in layout.fields:

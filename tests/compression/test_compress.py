@@ -187,6 +187,8 @@ def test_one_that_is_cut_off_before_training_begins_goes_on_from_the_trained_wei
     code, _, err = run("train", "--resume", "cut", "--no-report")
     assert code == 0, err
     assert Path("cut/model.safetensors").read_bytes() == Path("whole/model.safetensors").read_bytes()
+    full = json.loads((here / "full/metrics.json").read_text())  # neither began at random weights
+    assert json.loads(Path("cut/metrics.json").read_text())["valid"]["auc"] > full["valid"]["auc"] - 0.003
 
 
 def test_without_training_on_it_is_a_run_as_well(run: Run, here: Path) -> None:

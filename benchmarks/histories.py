@@ -1,11 +1,12 @@
-"""MovieLens-1M with what each user liked before: DIN, DeepFM with and without the history, and LightGBM.
+"""MovieLens-1M with what each user liked before: every model, DeepFM without the history too, and LightGBM.
 
     CLICKHERD_DATA=FOLDER python benchmarks/histories.py [--seeds 0 1 2] [--models …]
 
 The first eight tenths of each user's ratings train, the next validates, the last tests. A row's history is the user's
-last 20 films that were liked (4 or 5 stars) before it, oldest first, wherever in the log they are. LightGBM takes no
-lists: it gets the number of those films and, for each genre, the share of them that have it. All models of clickherd
-have its default settings and batch size and get eight epochs; runs are kept in benchmarks/results/histories.json.
+last 20 films that were liked (4 or 5 stars) before it, oldest first, wherever in the log they are. DIN takes them one
+by one, every other model their mean. LightGBM takes no lists: it gets the number of those films and, for each genre,
+the share of them that have it. All models of clickherd have its default settings and batch size (AutoInt+ is AutoInt
+with the other models' MLP) and get eight epochs; runs are kept in benchmarks/results/histories.json.
 """
 
 from __future__ import annotations
@@ -29,17 +30,37 @@ from tables import mean_std
 
 from clickherd.config import merge, resolve
 from clickherd.runs import train_run
+from clickherd.runtime import precision_on
 
 LENGTH = 20
 SPLITS = ("train", "valid", "test")
 CATEGORICAL = ("user_id", "movie_id", "gender", "age", "occupation", "zip", "year")
 HISTORY = {"data": {"sequences": {"liked": "movie_id"}, "max_length": LENGTH}}
 WITHOUT = {"data": {"roles": {"liked": "ignored"}}}
-MODELS: dict[str, dict[str, Any]] = {
-    "DeepFM": {"model": {"name": "deepfm"}} | WITHOUT,
-    "DeepFM, mean of the history": {"model": {"name": "deepfm"}} | HISTORY,
-    "DIN": {"model": {"name": "din"}} | HISTORY,
-    "DIN, softmax": {"model": {"name": "din", "softmax": True}} | HISTORY,
+WITH_HISTORY: dict[str, dict[str, Any]] = {
+    "DIN": {"name": "din"},
+    "DIN, softmax": {"name": "din", "softmax": True},
+    "DeepFM": {"name": "deepfm"},
+    "LR": {"name": "lr"},
+    "FM": {"name": "fm"},
+    "Wide & Deep": {"name": "wide_deep"},
+    "DCN": {"name": "dcn"},
+    "DCN-v2": {"name": "dcnv2"},
+    "DCN-v2 mixture": {"name": "dcnv2_mix"},
+    "IPNN": {"name": "ipnn"},
+    "EDCN": {"name": "edcn"},
+    "MaskNet": {"name": "masknet"},
+    "FinalMLP": {"name": "finalmlp"},
+    "FinalNet": {"name": "finalnet"},
+    "FCN": {"name": "fcn"},
+    "RankMixer": {"name": "rankmixer"},
+    "AutoInt": {"name": "autoint"},
+    "AutoInt+": {"name": "autoint", "mlp": {}},
+    "xDeepFM": {"name": "xdeepfm"},
+    "FGCNN": {"name": "fgcnn"},
+}
+MODELS = {"DeepFM, no history": {"model": {"name": "deepfm"}} | WITHOUT} | {
+    title: {"model": model} | HISTORY for title, model in WITH_HISTORY.items()
 }
 
 
@@ -120,12 +141,14 @@ def split(ratings: pl.DataFrame) -> tuple[pl.DataFrame, pl.DataFrame, pl.DataFra
 def clickherd(settings: dict[str, Any], files: dict[str, Path], seed: int, threads: int | None) -> dict[str, Any]:
     """A run with the default settings."""
     source = {"data": [str(files["train"])], "valid": [str(files["valid"])], "test": [str(files["test"])]}
-    of_run = {"source": source, "data": {"label": "label"}, "train": {"epochs": 8, "seed": seed, "threads": threads}}
-    config = resolve(merge(of_run, settings))
+    train = {"epochs": 8, "seed": seed, "threads": threads}
+    config = resolve(merge({"source": source, "data": {"label": "label"}, "train": train}, settings))
     with tempfile.TemporaryDirectory() as folder:
         metrics = train_run(config, Path(folder) / "run", report=False)
+    precision = precision_on(config.train.device, config.train.precision)
     scores = {name: {key: metrics[name][key] for key in ("auc", "logloss")} for name in ("valid", "test")}
-    return scores | {"epoch": metrics["best_epoch"], "seconds": metrics["seconds"], "batch_size": metrics["batch_size"]}
+    of_run = {key: metrics[key] for key in ("batch_size", "seconds")}
+    return scores | of_run | {"epoch": metrics["best_epoch"], "precision": precision}
 
 
 def lightgbm(rows: tuple[pl.DataFrame, pl.DataFrame, pl.DataFrame]) -> dict[str, Any]:
@@ -167,13 +190,16 @@ def table(results: dict[str, Any], sizes: list[int]) -> str:
         "| model | seeds | validation AUC | test AUC | test log loss |",
         "|---|---|---|---|---|",
     ]
-    for name in dict.fromkeys(run["model"] for run in results["runs"]):
-        group = [run for run in results["runs"] if run["model"] == name]
+    groups = [
+        [run for run in results["runs"] if run["model"] == name]
+        for name in dict.fromkeys(run["model"] for run in results["runs"])
+    ]
+    for group in sorted(groups, key=lambda group: -sum(run["valid"]["auc"] for run in group) / len(group)):
         shown = (
             mean_std([run[part][key] for run in group])
             for part, key in (("valid", "auc"), ("test", "auc"), ("test", "logloss"))
         )
-        lines.append(f"| {name} | {len(group)} | {' | '.join(shown)} |")
+        lines.append(f"| {group[0]['model']} | {len(group)} | {' | '.join(shown)} |")
     return "\n".join(lines) + "\n"
 
 

@@ -4,8 +4,8 @@
 
 Each method names its best columns, a model is trained from scratch with these alone, and its test rows are scored.
 `generated` is 150,000 rows of the built-in click log, 39 columns and 13 of them once more with their values shuffled:
-20 of 52 columns are kept; of Frappe_x1's ten 5, of MovieLens-1M's eight 4. Gates are searched with for five epochs
-(Frappe: ten); the penalty is the one of three with the best validation AUC of the first seed. DeepFM (128-128), the
+20 of 52 columns are kept; of Frappe_x1's ten 5, of MovieLens-1M's eight 4. Gates are searched with for as many epochs
+as `clickherd select` does; the penalty is the one of three with the best validation AUC of the first seed. DeepFM (128-128), the
 default settings, at most ten epochs with early stopping. Runs are kept in benchmarks/results/field-selection.json, none
 that is there is repeated.
 """
@@ -25,12 +25,12 @@ import host
 import numpy as np
 import polars as pl
 from tables import grid, mean_std
-from value_selection import SEARCHED, settings_of
+from value_selection import settings_of
 
 from clickherd.config import merge, resolve
 from clickherd.evaluate import evaluate
 from clickherd.runs import ready, train_prepared
-from clickherd.selection.fields import select_fields
+from clickherd.selection.fields import EPOCHS, select_fields
 from clickherd.selection.gating import FieldGatesConfig
 from clickherd.selection.ranking import Ranking, rank_features
 
@@ -93,7 +93,7 @@ def trained(settings: dict[str, Any], data: str, method: str, penalty: float | N
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         if method != "all":
-            search = resolve(merge(settings, {"train": {"epochs": SEARCHED[data]}}))
+            search = resolve(merge(settings, {"train": {"epochs": EPOCHS}}))
             if method == "OutRank":
                 chosen = rank_features(search, Ranking(KEPT[data], 0), folder / "selected")["kept"]
             else:

@@ -122,9 +122,8 @@ def _select_fields(
     given: Given, chosen: dict[str, float | None], keep: int | None, folder: Path
 ) -> tuple[dict[str, Any], Table, list[str]]:
     from clickherd.report.selection import FIELDS, field_rows, told
-    from clickherd.selection.fields import select_fields
+    from clickherd.selection.fields import EPOCHS, select_fields
     from clickherd.selection.gating import FieldGatesConfig
-    from clickherd.selection.values import EPOCHS
 
     config = given.config("select", {"train": {"epochs": EPOCHS}})
     stop = StopSignal()

@@ -119,8 +119,11 @@ class Learner:
         """The rows of the table that the values of a sequence have, one after the other."""
         return self.model.rows_of_values(values_N, sequence).flatten()
 
-    def gradients(self, batch: TensorBatch, batch_size: int) -> Gradients:
-        """Forward and backward of a micro-batch; changes nothing."""
+    def gradients(self, batch: TensorBatch, batch_size: int, *, centred: bool = True) -> Gradients:
+        """Forward and backward of a micro-batch; changes nothing.
+
+        Where the rule takes a share of what a field's rows have in common off their gradients, `centred` gives those.
+        """
         model = self.model
         rows_BFD, wide_B = model.table.gather(batch.ids, batch.bags)
         sequences = model.gather_sequences(batch)
@@ -135,20 +138,24 @@ class Learner:
         grad_rows_BFD, *others = torch.autograd.grad(total, leaves, allow_unused=True, materialize_grads=True)
         grad_sequences = [others.pop(0) for _ in sequences]
         grad_wide_B = others.pop(0) if model.table.wide else None
-        if self.hyper.common < 1:  # the mean of the micro-batch, as an estimate of the batch's
+        if centred and self.hyper.common < 1:  # the mean of the micro-batch, as an estimate of the batch's
             less = 1 - self.hyper.common
             grad_rows_BFD = grad_rows_BFD - less * grad_rows_BFD.mean(dim=0)
             grad_wide_B = grad_wide_B - less * grad_wide_B.mean() if grad_wide_B is not None else None
         return Gradients(loss.detach(), grad_rows_BFD, grad_wide_B, grad_sequences, others)
 
     def _add(self, batch: TensorBatch, gradients: Gradients) -> torch.Tensor:
-        """Add the gradients to those of the batch so far; returns the share of the loss."""
+        """Add all gradients to those of the batch so far; returns the share of the loss."""
         self.dense.accumulate(gradients.dense)
+        self.add_rows(batch, gradients)
+        return gradients.loss
+
+    def add_rows(self, batch: TensorBatch, gradients: Gradients) -> None:
+        """Add the gradients of the table's rows to those of the batch so far."""
         self.embedding.accumulate(batch.ids, batch.bags, gradients.rows, gradients.wide)
         for k, (values, _) in enumerate(batch.sequences):
             rows_N = self._rows(k, values)
             self.embedding.accumulate_values(rows_N, gradients.sequences[k].reshape(len(rows_N), self._width))
-        return gradients.loss
 
     def add_gradients(self, batch: TensorBatch, batch_size: int) -> torch.Tensor:
         """Forward and backward of a micro-batch, added to the gradients of the batch; returns its share of the loss."""

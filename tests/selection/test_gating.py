@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -10,10 +11,17 @@ import numpy as np
 import polars as pl
 import pytest
 import torch
+from torch.nn.functional import binary_cross_entropy_with_logits
 
-from clickherd.data.store import MISSING, UNKNOWN, FieldLayout, Layout
+from clickherd.config import resolve
+from clickherd.data.store import MISSING, UNKNOWN, FieldLayout, Layout, Store
+from clickherd.device_store import HostEpoch, TrainingRows
+from clickherd.errors import Interrupted
 from clickherd.layers.embedding import EmbeddingTable
-from clickherd.selection.gating import FieldGatedTable
+from clickherd.network import ClickModel
+from clickherd.runtime import seeded
+from clickherd.selection.fields import select_fields
+from clickherd.selection.gating import FieldGatedTable, FieldGatesConfig, FieldGatesLearner
 
 Run = Callable[..., tuple[int, str, str]]
 LAYOUT = Layout((FieldLayout("a", 0, 4), FieldLayout("b", 4, 3), FieldLayout("c", 7, 3)), ())
@@ -28,7 +36,7 @@ def test_what_is_left_of_a_row_by_hand() -> None:
     """Half of a's gates are open and none of c's; b has none. Rows lie between the unknown one and their own."""
     table = table_of(2)
     table.gates.copy_(torch.tensor([[0.3, -0.1], [-0.2, -0.4]]))
-    table.refresh()
+    table.decide()
     own, left = table.weight, table.gated_VW
     assert table.open_fields().tolist() == [0.5, 0.0]
     for place in (MISSING, 2, 3):
@@ -48,11 +56,73 @@ def test_the_gradient_of_the_gates_by_hand() -> None:
     torch.testing.assert_close(table.gate_gradient(of_open, 0.5), expected, rtol=1e-5, atol=1e-6)
 
 
-def test_one_layer_starts_open_and_several_differ() -> None:
-    assert (table_of(1).gates == 0.5).all()
-    several = table_of(8).gates
-    assert several.shape == (8, 2)
-    assert len(several.unique()) == 16
+def test_gates_are_drawn_with_their_probability() -> None:
+    """σ(2) = .881 of a's and σ(-1) = .269 of c's are open, of 40,000; each layer draws its own."""
+    table = table_of(40_000)
+    table.gates.copy_(torch.tensor([2.0, -1.0]).expand(40_000, 2))
+    table.draw()
+    torch.testing.assert_close(table.open_fields(), torch.tensor([0.8808, 0.2689]), atol=0.01, rtol=0)
+    table.decide()
+    assert table.open_fields().tolist() == [1.0, 0.0]
+
+
+def learner_of(store: Store, valid: Store, **settings: float) -> FieldGatesLearner:
+    gates = FieldGatesConfig.model_validate({"layers": 4, "penalty": 5.0, "still_epochs": 0} | settings)
+    config = resolve(
+        {
+            "model": {"mlp": {"hidden_units": [8]}},
+            "optim": {"rule": "root", "averaging": None},
+            "train": {"epochs": 2, "precision": "fp32", "batch_size": 128},
+        }
+    )
+    with seeded(0):
+        model = ClickModel(config.model, store.layout, init_std=0.3)
+        return FieldGatesLearner(model, config, 128, gates, len(store), valid, {"f0", "f1"})
+
+
+def test_gates_get_the_gradient_of_the_validation_rows(make_store: Callable[..., Store]) -> None:
+    """Of their loss and ρ/N Σ o, as autograd has it for the gates that were drawn: of the training rows, nothing."""
+    store, valid = make_store(256), make_store(64, 2)
+    learner = learner_of(store, valid)
+    table, model = learner.table, learner.model
+    order = np.random.default_rng((0, 0)).permutation(64)[:32]  # the first half of the epoch's two steps
+    batch = HostEpoch(valid, order, torch.device("cpu")).take(0, 32)
+    with seeded(3):
+        table.draw()
+    drawn_KG = table.is_open_KG.float().requires_grad_()
+    share_F = [drawn_KG[:, 0].mean(), drawn_KG[:, 1].mean(), torch.ones(())]
+
+    def left_of(ids: torch.Tensor, place: int) -> torch.Tensor:
+        unknown = table.weight[table.unknown_V[ids.long()]] if table.unknown_V is not None else torch.zeros(())
+        return unknown + share_F[place] * (table.weight[ids.long()] - unknown)
+
+    both = [left_of(batch.ids[:, place], place) for place in range(2)]
+    ((values, offsets),) = batch.bags
+    both.append(torch.stack([left_of(values[a:b], 2).mean(dim=0) for a, b in itertools.pairwise(offsets)]))
+    rows = torch.stack(both, dim=1)
+    model.net.eval()
+    logits = model.net(rows[..., 1:], rows[..., 0].sum(dim=1), batch.numeric)
+    loss = binary_cross_entropy_with_logits(logits, batch.labels) + 5.0 / 256 * (share_F[0] + share_F[1])
+    (grad_KG,) = torch.autograd.grad(loss, drawn_KG)
+
+    rows_before = table.weight.clone()
+    with seeded(3):
+        learner.step(TrainingRows(store, torch.device("cpu")).epoch(0, 0), 0, 128, learner.hyper)
+    torch.testing.assert_close(learner.gates.moments[0], 0.1 * grad_KG * 0.25, rtol=1e-4, atol=1e-9)  # σ'(0) is ¼
+    assert (table.gates != 0).all()
+    assert not torch.equal(table.weight, rows_before)
+
+
+def test_validation_rows_teach_the_weights_nothing(make_store: Callable[..., Store]) -> None:
+    weights, store = [], make_store(256)
+    for seed in (2, 3):
+        learner = learner_of(store, make_store(64, seed), still_epochs=1)
+        rows = TrainingRows(store, torch.device("cpu")).epoch(0, 0)
+        with seeded(3):
+            for start in (0, 128):
+                learner.step(rows, start, start + 128, learner.hyper)
+        weights.append(learner.model.tensors())
+    assert all(torch.equal(tensor, weights[1][name]) for name, tensor in weights[0].items())
 
 
 def write_log(path: Path, rows: int = 6_000) -> None:
@@ -91,12 +161,34 @@ def test_columns_that_tell_nothing_go(run: Run, layers: int) -> None:
     assert len(json.loads(out)["kept"]) == 3
 
 
+def test_a_search_that_is_cut_off_goes_on_to_the_same_gates(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CLICKHERD_CACHE", str(tmp_path / "cache"))
+    write_log(tmp_path / "log.parquet", 2_000)
+    config = resolve(
+        {
+            "source": {"data": [str(tmp_path / "log.parquet")]},
+            "data": {"label": "clicked"},
+            "model": {"mlp": {"hidden_units": [8]}},
+            "train": {"epochs": 3, "batch_size": 128},
+        }
+    )
+    whole = select_fields(config, FieldGatesConfig(), tmp_path / "whole")
+    asked = itertools.count()
+    with pytest.raises(Interrupted):
+        select_fields(config, FieldGatesConfig(), tmp_path / "cut", should_stop=lambda: next(asked) > 20)
+    said: list[str] = []
+    again = select_fields(config, FieldGatesConfig(), tmp_path / "cut", announce=said.append)
+    assert any("resuming after epoch" in line for line in said)
+    assert again["features"] == whole["features"]
+
+
 def test_faults_are_told(run: Run) -> None:
     write_log(Path("log.parquet"), 1_000)
     for more, said in (
         (["--pairs", 3], "--pairs has no meaning for gates"),
         (["--set", "train.epochs=2"], "takes 3 epochs at least"),
         (["--penalty", 1e7], "no column is worth its penalty"),
+        (["--set", "data.valid_fraction=0"], "gates over columns learn from validation rows, and there are none"),
     ):
         code, _, err = run("select", "log.parquet", *SELECT, *more, "--out", "out")
         assert code == 2

@@ -6,7 +6,6 @@ import itertools
 import json
 import math
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 from unittest.mock import patch
@@ -41,16 +40,12 @@ def config_of(epochs: int = 4, **optim: object) -> Config:
     )
 
 
-def table_of(settings: OptFSConfig, gated: set[str]) -> Callable[..., GatedTable]:
-    return partial(GatedTable, gated=gated, initial_gate=settings.initial_gate, closed=settings.closed)
-
-
 def learner_of(store: Store, settings: OptFSConfig, epochs: int = 4) -> GatedLearner:
     with seeded(0):
         config = config_of(epochs)
         gated = {field.name for field in store.layout.fields}
         model = ClickModel(config.model, store.layout, init_std=0.3)
-        return GatedLearner(model, config, ROWS, settings, ROWS, table_of(settings, gated))
+        return GatedLearner(model, config, ROWS, settings, ROWS, gated)
 
 
 def test_a_gate_scales_its_row_and_the_temperature_hardens_it(make_store: Callable[..., Store]) -> None:
@@ -117,14 +112,14 @@ def test_gates_and_rows_get_the_gradients_of_the_loss(
         batches = HostEpoch(store, np.arange(ROWS), torch.device("cpu"))
         _, of_rows = learner.step(batches, 0, ROWS, learner.hyper)
     torch.testing.assert_close(of_rows, grad_weight, rtol=1e-3, atol=1e-7)
-    mean, square = clip.moments
+    mean, square = clip.gates.moments
     torch.testing.assert_close(mean, 0.1 * grad_gate, rtol=1e-3, atol=1e-8)
     torch.testing.assert_close(square, 0.001 * grad_gate**2, rtol=2e-3, atol=1e-12)
     moved_V = table.gates - before
     clear = table.is_gated_V & (grad_gate.abs() > 1e-4)
     moved = moved_V[clear]
     assert len(moved) > 10
-    assert clip.rate == pytest.approx(4.0 / 4)
+    assert clip.gates.rate == pytest.approx(4.0 / 4)
     # the second step of the run, the second of Adam's: bias corrections of t = 2 on moments of one gradient
     expected = (0.1 / (1 - 0.9**2)) / math.sqrt(0.001 / (1 - 0.999**2))
     torch.testing.assert_close(moved, -expected * grad_gate[clear].sign(), rtol=5e-2, atol=0)
@@ -139,7 +134,7 @@ def test_the_unknown_row_learns_from_closed_values_though_no_row_holds_it(kernel
     config = config_of(l2=0.0)
     with seeded(0):
         model = ClickModel(config.model, layout, init_std=0.3)
-        learner = GatedLearner(model, config, 4, settings, 4, table_of(settings, {"site", "other"}))
+        learner = GatedLearner(model, config, 4, settings, 4, {"site", "other"})
     clip = learner.embedding
     clip.table.gates[150] = -0.5
     clip.warm()
@@ -302,7 +297,7 @@ def test_what_cannot_be_left_out_has_no_gate(make_store: Callable[..., Store]) -
     with seeded(0):
         model = ClickModel(config_of().model, store.layout, init_std=0.3)
         settings = OptFSConfig(penalty=1e5, still_epochs=0)
-        learner = GatedLearner(model, config_of(), ROWS, settings, ROWS, table_of(settings, {"f0"}))
+        learner = GatedLearner(model, config_of(), ROWS, settings, ROWS, {"f0"})
     learner.step(HostEpoch(store, np.arange(ROWS), torch.device("cpu")), 0, ROWS, learner.hyper)
     first, rest = store.layout.fields[0], slice(store.layout.fields[1].offset, None)
     assert (learner.embedding.table.gates[first.offset + FIRST_VALUE : first.offset + first.size] < 0.5).all()

@@ -22,8 +22,10 @@ from clickherd.data.prepare import quiet
 from clickherd.errors import ConfigError
 from clickherd.observer import Observer
 from clickherd.runs import Announce, ready
-from clickherd.selection.gating import FieldGatedTable, FieldGatesConfig
-from clickherd.selection.values import check_search, search, searched
+from clickherd.selection.gating import FieldGatedTable, FieldGatesConfig, FieldGatesLearner
+from clickherd.selection.values import FEWEST, check_search, search, searched
+
+EPOCHS = FEWEST  # of the search: later on a model may learn rows by heart, and no column is worth as much
 
 
 def select_fields(
@@ -38,7 +40,7 @@ def select_fields(
 ) -> dict[str, Any]:
     """Search the columns to keep and leave the result in `folder`; returns the content of select.json.
 
-    Kept are the columns of which half of the gates are open, or the `keep` best by the mean of σ(θ).
+    Kept are the columns of which at least half of the gates are open, or the `keep` best by the mean of σ(θ).
 
     Raises:
         UserError: settings or data are at fault, or no column is worth its penalty.
@@ -49,8 +51,15 @@ def select_fields(
     gated = [field.name for field in prepared.encoder.layout.fields if field.target is None]
     if not gated:
         raise ConfigError("no column has an embedding", mend="Look at --role, or use --method outrank.")
-    table_of = partial(FieldGatedTable, gated=gated, layers=settings.layers)
-    table, progress = search(config, prepared, folder, settings, table_of, announce, observer, should_stop)
+    if prepared.valid is None:
+        raise ConfigError(
+            "gates over columns learn from validation rows, and there are none",
+            mend="Name some with --valid, or set data.valid_fraction.",
+        )
+    learner_of = partial(
+        FieldGatesLearner, settings=settings, num_rows=len(prepared.train), valid=prepared.valid, gated=gated
+    )
+    table, progress = search(config, prepared, folder, settings, learner_of, announce, observer, should_stop)
     assert isinstance(table, FieldGatedTable)
     scores, shares = table.gates.sigmoid().mean(dim=0).tolist(), table.open_fields().tolist()
     fields = [

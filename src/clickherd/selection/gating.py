@@ -1,15 +1,19 @@
-"""Gates over fields: one binary gate for each column, or an ensemble of them, learned with the model.
+"""Gates over fields: one binary gate for each column, or an ensemble of them, learned beside the model.
 
 After the abstract of https://arxiv.org/abs/2112.03487: one layer of differentiable binary gates explores too little, an
-ensemble of layers more. The equations are ours. Gate b_kf of layer k and field f is open where its number is
-positive, and has the slope of the sigmoid on the way back:
+ensemble of layers more. The equations are ours:
 
-    b_kf = 1[θ_kf > 0],    o_f = 1/K Σ_k b_kf,    ∂b_kf/∂θ_kf := σ(θ_kf)(1 − σ(θ_kf))
-    L = 1/N Σ_n BCE_n + ρ/N Σ_f o_f                                          ρ: nats that a field has to be worth
+    b_kf = 1[θ_kf + ε_kf > 0],    o_f = 1/K Σ_k b_kf            ε ~ Logistic(0, 1), drawn for every batch
+    ẽ_f = u_f + o_f·(e_f − u_f)                                 u_f: the row of the field's unknown id
+    ∂b_kf/∂θ_kf := σ(θ_kf)(1 − σ(θ_kf))                         the slope of P(b_kf = 1)
+    min_θ  1/M Σ_m BCE_m + ρ/N Σ_f o_f                          over the M validation rows; N training rows
+    kept: at least half of the θ_kf are not negative            ρ: nats that a field has to be worth
 
-With K = 1 a closed field gives the model nothing, its rows learn nothing and the gate has little reason to open again;
-among K gates some of it is left as long as one is open. What a closed gate leaves is the field's "unknown" row, as in
-`optfs`; the layers start at θ ~ N(½, ¼²), so that they differ.
+- The loss of the gates is that of rows which the model does not learn from. On the training rows the slope of a field
+  that is open tells how much its rows have still to grow, which is nothing for a useful field that is learned, and most
+  for ids that are being learned by heart.
+- Gates are drawn, so that a field is met open and closed, and between. The slope at o = 1 alone says nothing of a
+  closed field; the mean of the slopes on the way from closed to open is what the field is worth.
 
 Shapes: V ids, W columns of the table, K layers, G fields with a gate.
 """
@@ -18,18 +22,22 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from clickherd.data.store import UNKNOWN, Layout
+from clickherd.config import Config
+from clickherd.data.store import UNKNOWN, Layout, Store
+from clickherd.device_store import Epoch
 from clickherd.layers.embedding import EmbeddingTable
-from clickherd.selection.optfs import GatedTable, GateSettings
-
-MEAN, SPREAD = 0.5, 0.25  # of the gates' numbers at the start
+from clickherd.learner import Learner
+from clickherd.network import ClickModel, TensorBatch, micro_batches
+from clickherd.optim.scaling import Hyperparameters
+from clickherd.selection.optfs import GateAdam, GatedRows, GatedTable, GateSettings
 
 
 class FieldGatesConfig(GateSettings):
-    """Settings of the search; `final_temperature` has no part in it."""
+    """Settings of the search."""
 
     penalty: float = 20.0  # ρ
     layers: int = 8  # K
@@ -44,19 +52,30 @@ class FieldGatedTable(GatedTable):
         self.field_V = torch.zeros(len(table.weight), dtype=torch.long, device=device)
         for number, field in enumerate(self.fields):
             self.field_V[field.offset : field.offset + field.size] = number
-        started_KG = torch.full((layers, len(self.fields)), MEAN, device=device)
-        started_KG += SPREAD * torch.randn(started_KG.shape).to(device) * (layers > 1)
-        super().__init__(table, layout, gated, MEAN, "unknown", gates=started_KG)
+        gates_KG = torch.zeros(layers, len(self.fields), device=device)  # as often open as closed
+        self.is_open_KG = gates_KG >= 0
+        super().__init__(table, layout, gated, 0.0, "unknown", gates=gates_KG)
         self.initial = 1.0
         for field in layout.fields:  # without the field, its "missing" tells nothing either
             if field.name in gated:
                 self.is_gated_V[field.offset : field.offset + field.size] = True
                 self.is_gated_V[field.offset + UNKNOWN] = False
+        self.decide()
+
+    def draw(self) -> None:
+        """Open each gate with its probability."""
+        uniform = torch.rand(self.gates.shape).to(self.gates.device)
+        self.is_open_KG = uniform < self.gates.sigmoid()
+        self.refresh()
+
+    def decide(self) -> None:
+        """Open the gates that are more often open than closed."""
+        self.is_open_KG = self.gates >= 0
         self.refresh()
 
     def open_fields(self) -> Tensor:
         """o_f, the share of its gates that are open, shape (G,)."""
-        return (self.gates > 0).float().mean(dim=0)
+        return self.is_open_KG.float().mean(dim=0)
 
     def openness(self) -> Tensor:
         """How open the way of each id is, shape (V,); 1 where there is no gate."""
@@ -73,3 +92,64 @@ class FieldGatedTable(GatedTable):
         sums_G.index_add_(0, self.field_V, of_open_V * self.is_gated_V)
         shares = self.gates.sigmoid()
         return (sums_G + l0) * shares * (1 - shares) / len(self.gates)
+
+
+class FieldGatesLearner(Learner):
+    """A model that learns from the training rows, and gates that learn from the validation rows."""
+
+    embedding: GatedRows
+
+    def __init__(
+        self,
+        model: ClickModel,
+        config: Config,
+        batch_size: int,
+        settings: FieldGatesConfig,
+        num_rows: int,
+        valid: Store,
+        gated: Collection[str],
+    ) -> None:
+        model.table = self.table = FieldGatedTable(model.table, model.layout, gated, settings.layers)
+        super().__init__(model, config, batch_size)
+        self.embedding = GatedRows(self.embedding, self.table)
+        self.steps_per_epoch = -(-num_rows // batch_size)
+        self.l0, self.valid, self.seed = settings.penalty / num_rows, valid, config.train.seed
+        self.gates = GateAdam(self.table, self.embedding.config, settings, self.steps_per_epoch, config.train.epochs)
+
+    def step(self, rows: Epoch, start: int, stop: int, hyper: Hyperparameters) -> tuple[Tensor, Tensor]:
+        """Draw gates; let them learn from a share of the validation rows, and the model from its batch."""
+        self.table.draw()
+        grad_KG = self._of_gates()
+        results = super().step(rows, start, stop, hyper)
+        self.gates.step(grad_KG, self.embedding.num_steps)
+        return results
+
+    def _of_gates(self) -> Tensor:
+        """The gradient of the gates as drawn, shape (K, G), on the next of the validation rows: all in an epoch."""
+        epoch, step = divmod(self.embedding.num_steps, self.steps_per_epoch)
+        order = np.random.default_rng((self.seed, epoch)).permutation(len(self.valid))
+        first, last = (len(order) * k // self.steps_per_epoch for k in (step, step + 1))
+        self.model.net.eval()
+        for a, b in micro_batches(last - first, self.micro_batch_size):
+            own = self.valid.take(order[first + a : first + b])
+            batch = self.model.with_sequences(TensorBatch.of(own, self.model.device))
+            self.add_rows(batch, self.gradients(batch, last - first, centred=False))
+        of_open_V = self.embedding.of_openness()
+        self.embedding.grad_VW.zero_()
+        self.embedding.counts_V.zero_()
+        return self.table.gate_gradient(of_open_V, self.l0)
+
+    def settle(self) -> None:
+        """With the gates as they are to be judged."""
+        super().settle()
+        self.table.decide()
+
+    def tensors(self) -> dict[str, Tensor]:
+        """The state between two batches, for a checkpoint."""
+        return super().tensors() | self.gates.tensors()
+
+    def load_tensors(self, tensors: dict[str, Tensor], num_steps: int, source: str) -> None:
+        """The inverse of `tensors`."""
+        self.gates.load_tensors({name: tensors.pop(name) for name in self.gates.tensors()})
+        super().load_tensors(tensors, num_steps, source)
+        self.table.decide()

@@ -25,7 +25,7 @@ Shapes: V ids, W columns of the table.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 from typing import Literal
 
 import torch
@@ -37,7 +37,7 @@ from clickherd.kernels import AdamStep, Bags
 from clickherd.layers.embedding import EmbeddingTable
 from clickherd.learner import Learner
 from clickherd.network import ClickModel
-from clickherd.optim.cowclip import CowClip
+from clickherd.optim.cowclip import CowClip, CowClipConfig
 from clickherd.optim.scaling import Hyperparameters
 from clickherd.settings import Settings
 
@@ -48,7 +48,6 @@ class GateSettings(Settings):
     penalty: float
     reach: float = 3.0  # that a gate moves at most in the whole search
     still_epochs: int = 1  # before gates move
-    final_temperature: float = 1.0
 
 
 class OptFSConfig(GateSettings):
@@ -117,39 +116,57 @@ class GatedTable(EmbeddingTable):
         return self.kernels.gather(self.gated_VW, ids_BS, bags, self.wide)
 
 
-class GatedClip(CowClip):
-    """The optimiser of rows and gates: the batch's gradient of the gated rows gives that of both."""
+class GateAdam:
+    """Adam of the gates, which stay as they are in the first epochs and go no further than `reach` in the others."""
+
+    def __init__(
+        self, table: GatedTable, of_rows: CowClipConfig, settings: GateSettings, steps_per_epoch: int, epochs: int
+    ) -> None:
+        self.table, self.betas, self.epsilon = table, of_rows.betas, of_rows.epsilon
+        self.first_step = min(settings.still_epochs, epochs - 1) * steps_per_epoch
+        self.rate = settings.reach / (steps_per_epoch * epochs - self.first_step)
+        self.moments = [torch.zeros_like(table.gates) for _ in range(2)]
+
+    def step(self, grad: Tensor, num_steps: int) -> None:
+        """Move the gates, in a step of which this is the number, from 1."""
+        if num_steps > self.first_step:
+            mean, square = self.moments
+            adam = AdamStep(num_steps - self.first_step, self.rate, 0.0, math.inf, 0.0, *self.betas, self.epsilon)
+            self.table.kernels.adam([self.table.gates], [mean], [square], [grad], adam)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """The gates and their moments, for a checkpoint."""
+        mean, square = self.moments
+        return {"gate": self.table.gates, "gate.exp_avg": mean, "gate.exp_avg_sq": square}
+
+    def load_tensors(self, tensors: dict[str, Tensor]) -> None:
+        """The inverse of `tensors`."""
+        for name, own in self.tensors().items():
+            own.copy_(tensors[name])
+
+
+class GatedRows(CowClip):
+    """The optimiser of rows that reach the model through gates: the batch's gradient is that of the gated rows."""
 
     table: GatedTable
 
-    def __init__(
-        self, of: CowClip, table: GatedTable, config: GateSettings, l0: float, steps_per_epoch: int, epochs: int
-    ):
+    def __init__(self, of: CowClip, table: GatedTable) -> None:
         super().__init__(table, of.config)
-        self.l0, self.settings, self.steps_per_epoch, self.epochs = l0, config, steps_per_epoch, epochs
-        self.first_step = min(config.still_epochs, epochs - 1) * steps_per_epoch
-        self.rate = config.reach / (steps_per_epoch * epochs - self.first_step)
-        self.moments = [torch.zeros_like(table.gates) for _ in range(2)]
 
     def step(self, hyper: Hyperparameters) -> Tensor:
-        """Update gates and rows; returns the numbers of rows touched and clipped, shape (2,)."""
+        """Update the rows; returns the numbers of rows touched and clipped, shape (2,)."""
         table = self.table
-        of_open_V = (self.grad_VW * table.beyond_closed()).sum(dim=1) / table.initial
-        grad = table.gate_gradient(of_open_V, self.l0)
         share_V1 = (table.openness() / table.initial).unsqueeze(1)
         of_unknown_VW = self.grad_VW * (1 - share_V1)
         self.grad_VW *= share_V1
         if table.unknown_V is not None:
             self.grad_VW.index_add_(0, table.unknown_V, of_unknown_VW)
             self._count_unknown(table.unknown_V)
-        tally = super().step(hyper)
-        if self.num_steps > self.first_step:
-            (beta1, beta2), (mean, square) = self.config.betas, self.moments
-            number = self.num_steps - self.first_step
-            adam = AdamStep(number, self.rate, 0.0, math.inf, 0.0, beta1, beta2, self.config.epsilon)
-            table.kernels.adam([table.gates], [mean], [square], [grad], adam)
-        self.warm()
-        return tally
+        return super().step(hyper)
+
+    def of_openness(self) -> Tensor:
+        """The batch's gradient of how open each id's way is, shape (V,)."""
+        return (self.grad_VW * self.table.beyond_closed()).sum(dim=1) / self.table.initial
 
     def _count_unknown(self, unknown_V: Tensor) -> None:
         """Let the unknown rows count as in the batch: to a kernel, a row without a count has no gradient.
@@ -161,6 +178,25 @@ class GatedClip(CowClip):
         met = unknown_V[counts_V > 0]
         self.counts_V[met] = self.counts_V[met].clamp(min=1)
 
+
+class GatedClip(GatedRows):
+    """The optimiser of rows and of a gate for each: the batch's gradient of the gated rows gives that of both."""
+
+    def __init__(
+        self, of: CowClip, table: GatedTable, config: OptFSConfig, l0: float, steps_per_epoch: int, epochs: int
+    ) -> None:
+        super().__init__(of, table)
+        self.l0, self.settings, self.steps_per_epoch, self.epochs = l0, config, steps_per_epoch, epochs
+        self.gates = GateAdam(table, self.config, config, steps_per_epoch, epochs)
+
+    def step(self, hyper: Hyperparameters) -> Tensor:
+        """Update gates and rows; returns the numbers of rows touched and clipped, shape (2,)."""
+        grad_V = self.table.gate_gradient(self.of_openness(), self.l0)
+        tally = super().step(hyper)
+        self.gates.step(grad_V, self.num_steps)
+        self.warm()
+        return tally
+
     def warm(self) -> None:
         """Set the temperature of the epoch that the next step is of, and the rows that go with it."""
         epoch = min(self.num_steps // self.steps_per_epoch, self.epochs - 1)
@@ -169,14 +205,11 @@ class GatedClip(CowClip):
 
     def tensors(self) -> dict[str, Tensor]:
         """The state between two batches, for a checkpoint."""
-        mean, square = self.moments
-        return super().tensors() | {"gate": self.table.gates, "gate.exp_avg": mean, "gate.exp_avg_sq": square}
+        return super().tensors() | self.gates.tensors()
 
     def load_tensors(self, tensors: dict[str, Tensor], num_steps: int) -> None:
         """The inverse of `tensors`."""
-        mean, square = self.moments
-        for name, own in (("gate", self.table.gates), ("gate.exp_avg", mean), ("gate.exp_avg_sq", square)):
-            own.copy_(tensors[name])
+        self.gates.load_tensors(tensors)
         super().load_tensors(tensors, num_steps)
 
 
@@ -190,11 +223,12 @@ class GatedLearner(Learner):
         model: ClickModel,
         config: Config,
         batch_size: int,
-        settings: GateSettings,
+        settings: OptFSConfig,
         num_rows: int,
-        table_of: Callable[[EmbeddingTable, Layout], GatedTable],
+        gated: Collection[str],
     ) -> None:
-        model.table = table = table_of(model.table, model.layout)
+        initial, closed = settings.initial_gate, settings.closed
+        model.table = table = GatedTable(model.table, model.layout, gated, initial, closed)
         super().__init__(model, config, batch_size)
         steps = -(-num_rows // batch_size)
         self.embedding = GatedClip(

@@ -27,12 +27,12 @@ from clickherd.config import Config
 from clickherd.data.features import FeatureSet
 from clickherd.data.kept import kind_of, save_kept, values_of
 from clickherd.data.prepare import Prepared, quiet
-from clickherd.data.store import FIRST_VALUE, Layout
+from clickherd.data.store import FIRST_VALUE
 from clickherd.errors import ConfigError
-from clickherd.layers.embedding import EmbeddingTable
 from clickherd.observer import Observer
 from clickherd.runs import Announce, check_folder, make_folder, ready, settings_key, train_prepared
 from clickherd.selection.optfs import GatedLearner, GatedTable, GateSettings, OptFSConfig
+from clickherd.train import LearnerOf
 from clickherd.training_state import Progress
 
 EPOCHS, FEWEST = 15, 3  # epochs of the paper's search; with fewer than three no gate moves before it is hard
@@ -62,8 +62,8 @@ def select_values(
             "no column has values that could be left out: all are real-valued, hashed or cut by quantiles",
             mend="Look at --role and data.numeric, or use --method outrank.",
         )
-    table_of = partial(GatedTable, gated=gated, initial_gate=settings.initial_gate, closed=settings.closed)
-    table, progress = search(config, prepared, folder, settings, table_of, announce, observer, should_stop)
+    learner_of = partial(GatedLearner, settings=settings, num_rows=len(prepared.train), gated=gated)
+    table, progress = search(config, prepared, folder, settings, learner_of, announce, observer, should_stop)
     kept = table.kept.cpu().numpy()
     fields = [_field(prepared, place, kept, gated) for place in range(len(layout.fields))]
     fields.sort(key=lambda field: -field["score"])
@@ -101,7 +101,7 @@ def search(
     prepared: Prepared,
     folder: Path,
     settings: GateSettings,
-    table_of: Callable[[EmbeddingTable, Layout], GatedTable],
+    learner_of: LearnerOf,
     announce: Announce,
     observer: Observer | None,
     should_stop: Callable[[], bool],
@@ -114,7 +114,6 @@ def search(
     to_the_end = searching(config)
     make_folder(folder)
     under_way = folder / "under-way" / search_key(to_the_end, settings)
-    learner_of = partial(GatedLearner, settings=settings, num_rows=len(prepared.train), table_of=table_of)
     model, progress = train_prepared(to_the_end, prepared, under_way, announce, observer, should_stop, learner_of)
     shutil.rmtree(under_way)
     if not any(under_way.parent.iterdir()):  # no other search was cut off here

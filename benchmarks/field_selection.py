@@ -5,15 +5,14 @@
 Each method names its best columns, a model is trained from scratch with these alone, and its test rows are scored.
 `generated` is 150,000 rows of the built-in click log, 39 columns and 13 of them once more with their values shuffled:
 20 of 52 columns are kept; of Frappe_x1's ten 5, of MovieLens-1M's eight 4. Gates are searched with for as many epochs
-as `clickherd select` does; the penalty is the one of three with the best validation AUC of the first seed. DeepFM (128-128), the
-default settings, at most ten epochs with early stopping. Runs are kept in benchmarks/results/field-selection.json, none
-that is there is repeated.
+as `clickherd select` does; the penalty is the one of three with the best validation AUC of the first seed. DeepFM
+(128-128), the default settings, at most ten epochs with early stopping. Runs are kept in
+benchmarks/results/field-selection.json, none that is there is repeated.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 import tempfile
 from pathlib import Path
@@ -24,6 +23,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 import host
 import numpy as np
 import polars as pl
+from kept_runs import KeptRuns
 from tables import grid, mean_std
 from value_selection import settings_of
 
@@ -49,19 +49,11 @@ def main() -> None:
     parser.add_argument("--log", type=Path, default=Path(tempfile.gettempdir()), help="where the log is written")
     parser.add_argument("--out", type=Path, default=host.RESULTS)
     args = parser.parse_args()
-    path = args.out / "field-selection.json"
-    result: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {"runs": []}
-    result |= {"machine": host.describe(("torch", "numba", "numpy")), "command": host.command()}
+    kept = KeptRuns(args.out / "field-selection.json", ("torch", "numba", "numpy"))
 
     def run(data: str, method: str, penalty: float | None, seed: int) -> dict[str, Any]:
         key = {"data": data, "method": method, "penalty": penalty, "seed": seed}
-        for one in result["runs"]:
-            if all(one[name] == value for name, value in key.items()):
-                return dict(one)
-        result["runs"].append(key | trained(settings(args, data, seed), data, method, penalty))
-        path.write_text(json.dumps(result, indent=1) + "\n")
-        print(json.dumps(result["runs"][-1]), flush=True)
-        return dict(result["runs"][-1])
+        return kept.run(key, lambda: trained(settings(args, data, seed), data, method, penalty))
 
     for data in args.data_sets:
         for method in ("all", "OutRank", *LAYERS):
@@ -71,7 +63,7 @@ def main() -> None:
                 penalty = max(tried, key=lambda one: tried[one])
             for seed in args.seeds:
                 run(data, method, penalty, seed)
-    path.with_suffix(".md").write_text(table(result))
+    kept.write(table(kept.runs))
 
 
 def settings(args: argparse.Namespace, data: str, seed: int) -> dict[str, Any]:
@@ -111,19 +103,18 @@ def trained(settings: dict[str, Any], data: str, method: str, penalty: float | N
     }
 
 
-def table(result: dict[str, Any]) -> str:
+def table(runs: list[dict[str, Any]]) -> str:
     """Mean ± standard deviation over seeds."""
-    lines, machine = [], result["machine"]
-    for data, method, penalty in dict.fromkeys((r["data"], r["method"], r["penalty"]) for r in result["runs"]):
-        of = [r for r in result["runs"] if (r["data"], r["method"], r["penalty"]) == (data, method, penalty)]
+    lines = []
+    for data, method, penalty in dict.fromkeys((r["data"], r["method"], r["penalty"]) for r in runs):
+        of = [r for r in runs if (r["data"], r["method"], r["penalty"]) == (data, method, penalty)]
         noise = [sum(name.endswith("_shuffled") for name in run["kept"]) for run in of]
         lines.append(
             [data, method + (f", penalty {penalty:g}" if penalty is not None else ""), str(len(of[0]["kept"]))]
             + [str(len(of)), f"{sum(noise) / len(noise):.1f}" if data == "generated" else "–"]
             + [mean_std([run[part]["auc"] for run in of]) for part in ("valid", "test")]
         )
-    head = f"`{' '.join(result['command'])}`, {machine['cpu']}, {machine['cores']} cores, {machine['date']}."
-    return f"{head}\n\n{grid(HEAD, lines)}"
+    return grid(HEAD, lines)
 
 
 if __name__ == "__main__":

@@ -12,15 +12,16 @@ benchmarks/results/unified.json, none that is there is repeated.
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 import tempfile
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 import host
+from kept_runs import KeptRuns
 from tables import grid, mean_std
 from value_selection import settings_of
 
@@ -43,20 +44,15 @@ def main() -> None:
     parser.add_argument("--log", type=Path, default=Path(tempfile.gettempdir()), help="where the log is written")
     parser.add_argument("--out", type=Path, default=host.RESULTS)
     args = parser.parse_args()
-    path = args.out / "unified.json"
-    result: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {"runs": []}
-    result |= {"machine": host.describe(("torch", "numba", "numpy")), "command": host.command()}
+    kept = KeptRuns(args.out / "unified.json", ("torch", "numba", "numpy"))
     for data in args.data_sets:
         for kind in KINDS:
             for seed in args.seeds:
-                if any((one["data"], one["kind"], one["seed"]) == (data, kind, seed) for one in result["runs"]):
-                    continue
                 of_all = {"train": {"epochs": 20, "patience": 2}}
                 settings = merge(merge(settings_of(data, seed, args.log, args.threads, ROWS), of_all), SETTINGS[data])
-                result["runs"].append({"data": data, "kind": kind, "seed": seed} | trained(settings, kind))
-                path.write_text(json.dumps(result, indent=1) + "\n")
-                print(json.dumps(result["runs"][-1]), flush=True)
-    path.with_suffix(".md").write_text(table(result))
+                key = {"data": data, "kind": kind, "seed": seed}
+                kept.run(key, partial(trained, settings, kind))
+    kept.write(table(kept.runs))
 
 
 def trained(settings: dict[str, Any], kind: str) -> dict[str, Any]:
@@ -92,17 +88,16 @@ def halved(config: Config, prepared: Prepared, kind: str) -> dict[str, Any]:
     return {"compression": {"unified": {"rows": numbers // (width // lookups + wide), "lookups": lookups}}}
 
 
-def table(result: dict[str, Any]) -> str:
+def table(runs: list[dict[str, Any]]) -> str:
     """Mean ± standard deviation over seeds."""
-    lines, machine = [], result["machine"]
-    for data, kind in dict.fromkeys((run["data"], run["kind"]) for run in result["runs"]):
-        of = [run for run in result["runs"] if (run["data"], run["kind"]) == (data, kind)]
+    lines = []
+    for data, kind in dict.fromkeys((run["data"], run["kind"]) for run in runs):
+        of = [run for run in runs if (run["data"], run["kind"]) == (data, kind)]
         lines.append(
             [data, kind, str(len(of)), f"{of[0]['bytes']:,}", mean_std([run["valid"]["auc"] for run in of])]
             + [mean_std([run["test"][name] for run in of]) for name in ("auc", "logloss")]
         )
-    head = f"`{' '.join(result['command'])}`, {machine['cpu']}, {machine['cores']} cores, {machine['date']}."
-    return f"{head}\n\n{grid(HEAD, lines)}"
+    return grid(HEAD, lines)
 
 
 if __name__ == "__main__":

@@ -43,8 +43,10 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "runtime": ("errors", "kernels", "threads"),
     "start": ("checkpoint",),
     "int8_average": ("compact", "network", "optim"),
+    "mup": ("errors", "settings", "compact", "config", "layers", "models", "network"),
     "learner": (
         "int8_average",
+        "mup",
         "config",
         "network",
         "masking",
@@ -62,6 +64,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
         "checkpoint",
         "config",
         "data",
+        "mup",
         "optim",
         "network",
         "evaluate",
@@ -72,7 +75,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
         "training_state",
     ),
 }
-COMMAND_LINE = ("cli", "cli_compress", "cli_data", "cli_scale", "cli_select", "cli_shared", "cli_tune")
+COMMAND_LINE = ("cli", "cli_compress", "cli_data", "cli_scale", "cli_select", "cli_shared", "cli_tune", "cli_widths")
 
 # Library → the parts that never import it, not even inside a function.
 NEVER: dict[str, tuple[str, ...]] = {

@@ -25,6 +25,7 @@ from clickherd.cli_scale import scale
 from clickherd.cli_select import select
 from clickherd.cli_shared import AsJson, Given, StopSignal, announce, err, nested, takes_settings, watch
 from clickherd.cli_tune import tune
+from clickherd.cli_widths import widths
 from clickherd.errors import ConfigError, Interrupted, UserError
 
 if TYPE_CHECKING:
@@ -98,6 +99,7 @@ app.command()(scale)
 app.command()(tune)
 app.command()(select)
 app.command()(compress)
+app.command()(widths)
 
 
 @app.command()

@@ -32,7 +32,7 @@ from clickherd.learner import Learner
 from clickherd.masking import check_mask
 from clickherd.network import ClickModel
 from clickherd.runtime import check_device, precision_here, precision_on, seeded, threads_kept, use_threads
-from clickherd.train import Trainer, batch_size_for, log_odds
+from clickherd.train import Trainer, batch_size_for, begin
 
 LABEL = "__label__"  # a name that no feature is likely to have
 MIN_ROWS_TO_VALIDATE = 1_000  # below, a tenth of the rows judges nothing; all of them train
@@ -125,8 +125,8 @@ class CTRClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # sc
             store = self._prepare(frame, Path(folder), 0.0).train if first else self._store(frame, Path(folder))
             if not hasattr(self, "learner_"):
                 self.learner_ = Learner(self.model_, self.config_, batch_size_for(self.config_, len(store)))
-            if first and self.config_.optim.initial_bias == "base-rate":
-                self.model_.start_at(log_odds(store.labels))
+            if first:
+                begin(self.model_, self.config_, store)
             learner, size = self.learner_, self.learner_.batch_size
             rows = TrainingRows(store, self.model_.device)
             epoch = rows.epoch(self.config_.train.seed, learner.dense.num_steps)

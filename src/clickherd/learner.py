@@ -15,6 +15,7 @@ import torch
 from torch import nn
 from torch.nn.functional import binary_cross_entropy_with_logits
 
+from clickherd import mup
 from clickherd.config import Config
 from clickherd.device_store import Epoch
 from clickherd.graphs import Graphed
@@ -59,7 +60,8 @@ class Learner:
         self.bf16 = precision == "bf16"
         self.mask = Mask(config.train.mask, model.layout)
         betas = (self.hyper.beta1, optim.betas[1])
-        self.dense = KerasAdam(model.net.parameters(), betas=betas, epsilon=optim.epsilon)
+        shares = mup.rates(model, optim.mup_base)
+        self.dense = KerasAdam(model.net.parameters(), betas=betas, epsilon=optim.epsilon, shares=shares)
         lookups = batch_size * len(model.layout.fields)
         kind = CowClip if config.compression.trained_bits is None else Int8CowClip
         self.embedding = kind(

@@ -92,7 +92,7 @@ class ClickModel:
             (field.offset + MISSING, names.index(field.target or "")) for field in layout.sequences if config.sequences
         )
         self._owners = tuple(names.index(field.target or field.name) for field in layout.fields)
-        net = self._network()
+        net = self.network(config)
         reduce_layers(net, compression.ranks)
         self.decoder = self._decoder()
         self.net = (DecodedModel(net, self.decoder) if self.decoder is not None else net).to(self.device)
@@ -148,9 +148,13 @@ class ClickModel:
         packing.set_decoder(packed, self.decoder)
         self.packed, self.table.weight = packed, torch.empty(0, self.table.weight.shape[1], device=self.device)
 
-    def _network(self) -> CTRModel:
-        """The dense network, as the layout wants it."""
-        config, num_fields, num_numeric = self.config, len(self.layout.fields), len(self.layout.numeric)
+    def network(self, config: ModelConfig, *, device: torch.device | str = "cpu") -> CTRModel:
+        """A dense network as the layout wants it, with weights as at the start."""
+        with torch.device(device):
+            return self._network(config)
+
+    def _network(self, config: ModelConfig) -> CTRModel:
+        num_fields, num_numeric = len(self.layout.fields), len(self.layout.numeric)
         if not isinstance(config, SequenceModelConfig):
             return config.build_for(tuple(field.name for field in self.layout.fields), num_numeric)
         num_sequences = len(self._sequences)

@@ -19,7 +19,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from clickherd import calibration, checkpoint, machine
+from clickherd import calibration, checkpoint, machine, mup
 from clickherd.calibrate import calibrate, check_calibration
 from clickherd.config import Config, dump_yaml
 from clickherd.data.prepare import Prepared, prepare, quiet
@@ -125,8 +125,9 @@ def ready(config: Config, announce: Announce) -> tuple[Config, Prepared]:
     check_calibration(config, prepared.valid)
     if teacher is not None:
         check_teacher(teacher, prepared)
-    if config.compression:  # on no device: it takes no memory, and says what does not fit
-        ClickModel(config.model, prepared.encoder.layout, device="meta", compression=config.compression)
+    if config.compression or config.optim.mup_base:  # on no device: it takes no memory, and says what does not fit
+        model = ClickModel(config.model, prepared.encoder.layout, device="meta", compression=config.compression)
+        mup.rates(model, config.optim.mup_base)
     return _settled(config, prepared, threads), prepared
 
 

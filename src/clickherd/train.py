@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from clickherd import checkpoint
+from clickherd import checkpoint, mup
 from clickherd.config import Config
 from clickherd.data.store import Store
 from clickherd.device_store import TrainingRows
@@ -63,8 +63,8 @@ class Trainer:
         if start is not None:
             model.load_tensors(start.tensors, str(folder))
             self.progress.num_epochs, self.progress.decay = start.epochs, start.rate
-        elif config.optim.initial_bias == "base-rate":
-            model.start_at(log_odds(train.labels))
+        else:
+            begin(model, config, train)
         self.learner = learner_of(model, config, self.batch_size)
         eta = config.optim.averaging
         self.average = self.learner.average(eta) if eta is not None else None
@@ -235,6 +235,13 @@ def is_done(progress: Progress, config: Config) -> bool:
     """Whether a training that stands there has nothing left to do."""
     own = progress.num_epochs
     return progress.stopped or progress.epoch >= (config.train.epochs if own is None else own)
+
+
+def begin(model: ClickModel, config: Config, train: Store) -> None:
+    """Bring new weights to where training starts."""
+    mup.initialise(model, config.optim.mup_base)
+    if config.optim.initial_bias == "base-rate":
+        model.start_at(log_odds(train.labels))
 
 
 def log_odds(labels_N: npt.NDArray[np.float32]) -> float:

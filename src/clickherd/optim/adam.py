@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -15,11 +15,22 @@ class KerasAdam:
     """Adam (Kingma & Ba 2015) in the form with ε̂ (end of their section 2): w ← w − lr·√(1−β₂ᵗ)/(1−β₁ᵗ)·m/(√v + ε).
 
     Torch adds ε after bias correction, Keras (and so CowClip's code) before. The gradients of a batch add up in the
-    parameters' `grad`, which stays where it is.
+    parameters' `grad`, which stays where it is. `shares` are those of the rate that each parameter has, the whole
+    when not given.
     """
 
-    def __init__(self, parameters: Iterable[nn.Parameter], *, betas: tuple[float, float], epsilon: float) -> None:
+    def __init__(
+        self,
+        parameters: Iterable[nn.Parameter],
+        *,
+        betas: tuple[float, float],
+        epsilon: float,
+        shares: Sequence[float] | None = None,
+    ) -> None:
         self.parameters = list(parameters)
+        self._places: dict[float, list[int]] = {}  # of the parameters that have this share
+        for place in range(len(self.parameters)):
+            self._places.setdefault(1.0 if shares is None else shares[place], []).append(place)
         self.betas, self.epsilon = betas, epsilon
         self.num_steps = 0
         self._exp_avgs, self._exp_avg_sqs, self._grads = (
@@ -46,18 +57,21 @@ class KerasAdam:
         if not self.parameters:
             return
         beta1, beta2 = self.betas
-        step = AdamStep(
-            self.num_steps,
-            learning_rate,
-            l2=0.0,
-            clip=math.inf,
-            zeta=0.0,
-            beta1=beta1,
-            beta2=beta2,
-            epsilon=self.epsilon,
-        )
         adam = kernels_for(self.parameters[0].device).adam
-        adam([p.detach() for p in self.parameters], self._exp_avgs, self._exp_avg_sqs, self._grads, step)
+        lists = ([p.detach() for p in self.parameters], self._exp_avgs, self._exp_avg_sqs, self._grads)
+        for share, places in self._places.items():
+            step = AdamStep(
+                self.num_steps,
+                learning_rate * share,
+                l2=0.0,
+                clip=math.inf,
+                zeta=0.0,
+                beta1=beta1,
+                beta2=beta2,
+                epsilon=self.epsilon,
+            )
+            weights, means, squares, grads = ([tensors[place] for place in places] for tensors in lists)
+            adam(weights, means, squares, grads, step)
 
     def tensors(self) -> dict[str, Tensor]:
         """The moments by name, for a checkpoint."""

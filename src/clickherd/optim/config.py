@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field
 
@@ -37,6 +37,11 @@ class OptimConfig(Settings):
         ge=0,
         description="η of the polynomial-decay average of the weights, which is what is scored and kept, and leans on "
         "about the last 1/(η+1) of the training; null: the weights as they are at an epoch's end",
+    )
+    mup_base: dict[str, Any] | None = Field(
+        None,
+        description="settings of a narrow model where they differ from `model`'s, such as {mlp: {hidden_units: [64, "
+        "64]}}: the rates are those tuned with it, and carried to the widths of `model` (μP)",
     )
     betas: tuple[float, float] = (0.9, 0.999)
     epsilon: float = Field(1e-7, gt=0, description="Adam's ε, added to √v before bias correction as in Keras")

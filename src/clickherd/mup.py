@@ -1,0 +1,132 @@
+"""μP, the maximal update parametrisation: the rates that suit a narrow network suit a wide one.
+
+Yang et al., "Tensor Programs V: Tuning Large Neural Networks via Zero-Shot Hyperparameter Transfer", 2022,
+https://arxiv.org/abs/2203.03466. With Adam, for a weight whose inputs and outputs are n and m times those of the narrow
+network (1: they do not grow with it):
+
+    kind      grows        std at the start, over the narrow network's     rate, over that of the settings
+    input     m > n = 1    1                                               1
+    hidden    n, m > 1     1/√n                                            1/n
+    output    n > m = 1    1/n                                             1/n
+    vectors   m            1                                               1
+
+The embedding table is an input: its width does not grow, and its rates stay. So every layer's outputs, and what a step
+changes about them, are as large at every width (`clickherd widths` checks that). Without it an output layer gets n
+times as many steps of the same length, all of one mind.
+
+A layer that became a product of two has in between a width that does not grow.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from clickherd.compact.decoder import DecodedModel
+from clickherd.config import merge
+from clickherd.errors import ConfigError
+from clickherd.layers.low_rank import LowRankLinear
+from clickherd.models import ModelConfig
+from clickherd.network import ClickModel
+from clickherd.settings import validated
+
+INNER = "inner."  # what the names of a network begin with whose embeddings are decoded
+
+
+@dataclass(frozen=True)
+class Growth:
+    """How many times more inputs and outputs a weight has than in the narrow network; 1 where as many."""
+
+    inputs: float = 1.0
+    outputs: float = 1.0
+
+    @property
+    def rate(self) -> float:
+        """Of the weight, over that of the settings."""
+        return 1 / self.inputs
+
+    @property
+    def std(self) -> float:
+        """Of the weight at the start, over that in the narrow network."""
+        return self.inputs**-0.5 if self.outputs != 1 else 1 / self.inputs
+
+
+def narrow_config(config: ModelConfig, base: dict[str, Any]) -> ModelConfig:
+    """The narrow model's settings: those of `base`, the others as they are in `config`.
+
+    Raises:
+        ConfigError: there are no such settings.
+    """
+    return validated(type(config), merge(config.model_dump(), base), within="optim.mup_base")
+
+
+def rates(model: ClickModel, base: dict[str, Any] | None) -> list[float] | None:
+    """The rate of each dense parameter over that of the settings, in their order; None without a narrow model.
+
+    Raises:
+        ConfigError: the two networks differ in more than widths.
+    """
+    if base is None:
+        return None
+    grown = growths(model, model.network(narrow_config(model.config, base), device="meta"))
+    return [grown[name].rate for name, _ in model.net.named_parameters()]
+
+
+@torch.no_grad()
+def initialise(model: ClickModel, base: dict[str, Any] | None) -> None:
+    """Bring the dense weights to the size at the start that they have in the narrow model, or to what μP makes of it.
+
+    Raises:
+        ConfigError: the two networks differ in more than widths.
+    """
+    if base is None:
+        return
+    narrow = model.network(narrow_config(model.config, base), device=model.device)
+    grown, weights = growths(model, narrow), dict(narrow.named_parameters())
+    for name, parameter in model.net.named_parameters():
+        own = weights.get(name.removeprefix(INNER))
+        if grown[name] != Growth() and own is not None and (size := rms(parameter)) > 0:
+            parameter.mul_(grown[name].std * rms(own) / size)
+
+
+def rms(weight: Tensor) -> float:
+    """Root of the mean square."""
+    return float(weight.square().mean().sqrt())
+
+
+def growths(model: ClickModel, narrow: nn.Module) -> dict[str, Growth]:
+    """The growth of every dense parameter, by name.
+
+    Raises:
+        ConfigError: the two networks differ in more than the widths of linear layers and of vectors.
+    """
+    shapes = {name: tuple(weight.shape) for name, weight in narrow.named_parameters()}
+    modules = dict(model.net.named_modules())
+    found = {name: Growth() for name, _ in model.net.named_parameters()}
+    for name, weight in model.net.named_parameters():
+        shape, layer = tuple(weight.shape), name.rpartition(".")[0]
+        if len(shape) < 2 or (isinstance(model.net, DecodedModel) and name.startswith("decoder.")):
+            continue
+        outer, _, side = layer.rpartition(".")
+        if isinstance(modules[outer], LowRankLinear):
+            own = shapes.get(f"{outer.removeprefix(INNER)}.weight")
+            own = None if own is None else (shape[0], own[1]) if side == "reduce" else (own[0], shape[1])
+        else:
+            own = shapes.get(name.removeprefix(INNER))
+        if own is None or len(own) != len(shape):
+            raise ConfigError(
+                f"optim.mup_base: the narrow network has no {name.removeprefix(INNER)!r}",
+                mend="It may differ in widths alone, such as mlp.hidden_units, and has as many layers.",
+            )
+        if own == shape:
+            continue
+        if not isinstance(modules[layer], nn.Linear):
+            raise ConfigError(
+                f"optim.mup_base: {name.removeprefix(INNER)!r} grows with the width, and is no linear layer",
+                mend="Keep the width that it comes from as it is in the narrow model.",
+            )
+        found[name] = Growth(shape[1] / own[1], shape[0] / own[0])
+    return found

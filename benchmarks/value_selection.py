@@ -4,7 +4,8 @@
 
 The penalty is the one with the best validation AUC of the first seed, of those that keep at most 30% of the values (if
 none does, of all); every penalty's search and training from scratch is in the results. Beside it `min_count` is raised
-until no more values are left: what frequency alone would have chosen. DeepFM (128-128), the default settings, at most
+until no more values are left: what frequency alone would have chosen; and OptEmbed chooses values and lengths of rows,
+half of the table's numbers at most. DeepFM (128-128), the default settings, at most
 ten epochs with early stopping; searches of five epochs (generated rows) or ten. `generated` is 150,000 rows of the
 built-in click log. Runs are kept in benchmarks/results/value-selection.json, none that is there is repeated.
 """
@@ -25,17 +26,22 @@ from common_gradient import written
 from datasets import root
 from tables import grid, mean_std
 
-from clickherd.config import merge, resolve
+from clickherd.config import Config, merge, resolve
 from clickherd.data.features import load_features
+from clickherd.data.prepare import Prepared
 from clickherd.evaluate import evaluate
 from clickherd.runs import ready, train_prepared
+from clickherd.selection.optembed import OptEmbedConfig
 from clickherd.selection.optfs import OptFSConfig
+from clickherd.selection.sizes import EPOCHS as SIZE_EPOCHS
+from clickherd.selection.sizes import select_sizes
 from clickherd.selection.values import select_values
 
 PENALTIES = {"generated": (0.3, 1.0, 2.0, 4.0), "frappe_x1": (1.0, 4.0, 8.0), "movielens_1m": (1.0, 4.0, 16.0)}
 SEARCHED = {"generated": 5, "frappe_x1": 10, "movielens_1m": 10}  # epochs
 MOST = 0.3  # of the values
-HEAD = ["data", "values", "seeds", "of all values", "validation AUC", "test AUC", "test log loss"]
+BUDGET = 0.5  # of the numbers
+HEAD = ["data", "values", "seeds", "of all values", "of all numbers", "validation AUC", "test AUC", "test log loss"]
 
 
 def main() -> None:
@@ -54,6 +60,7 @@ def main() -> None:
             results.run(name, "optfs", chosen["setting"], seed)
         for seed in args.seeds:
             results.run(name, "frequent", chosen["kept"], seed)
+            results.run(name, "optembed", BUDGET, seed)
     results.write_table()
 
 
@@ -91,10 +98,12 @@ class Results:
         lines = []
         for key in dict.fromkeys((run["data"], run["kind"], run["setting"]) for run in self.runs):
             group = [run for run in self.runs if (run["data"], run["kind"], run["setting"]) == key]
-            title = {"all": "all", "optfs": f"OptFS, penalty {key[2]}", "frequent": "the most frequent"}[key[1]]
-            shares = [run["share"] for run in group]
+            titles = {"all": "all", "optfs": f"OptFS, penalty {key[2]}", "frequent": "the most frequent"}
+            title = (titles | {"optembed": f"OptEmbed, budget {key[2]}"})[key[1]]
+            shares = [(run["share"], run.get("numbers", run["share"])) for run in group]
             lines.append(
-                [key[0], title, str(len(group)), f"{sum(shares) / len(shares):.1%}"]
+                [key[0], title, str(len(group))]
+                + [f"{sum(of) / len(of):.1%}" for of in zip(*shares, strict=True)]
                 + [mean_std([run["valid"]["auc"] for run in group])]
                 + [mean_std([run["test"][name] for run in group]) for name in ("auc", "logloss")]
             )
@@ -121,7 +130,7 @@ def settings_of(data: str, seed: int, log: Path, threads: int | None, rows: int 
 def train(settings: dict[str, Any], kind: str, setting: float | None, epochs: int) -> dict[str, Any]:
     """One model from scratch, with the values of its kind."""
     config, prepared = ready(resolve(settings), lambda _: None)
-    of = number_of_values(prepared)
+    of, numbers_of = number_of_values(prepared), numbers(config, prepared)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         if kind == "optfs":
@@ -131,6 +140,14 @@ def train(settings: dict[str, Any], kind: str, setting: float | None, epochs: in
             chosen = load_features(folder / "selected/features.yaml")
             data = {"features": list(chosen.features), "kept_values": chosen.values}
             config, prepared = ready(resolve(merge(settings, {"data": data})), lambda _: None)
+        elif kind == "optembed":
+            assert setting is not None
+            search = resolve(merge(settings, {"train": {"epochs": SIZE_EPOCHS}}))
+            select_sizes(search, OptEmbedConfig(share=setting), folder / "selected")
+            chosen = load_features(folder / "selected/features.yaml")
+            data = {"features": list(chosen.features), "kept_values": chosen.values}
+            changed = {"data": data, "compression": {"dims": chosen.dims}}
+            config, prepared = ready(resolve(merge(settings, changed)), lambda _: None)
         elif kind == "frequent":
             count = 2
             while number_of_values(prepared) > (setting or 0):
@@ -143,13 +160,21 @@ def train(settings: dict[str, Any], kind: str, setting: float | None, epochs: in
     return {
         "kept": kept,
         "share": kept / of,
+        "numbers": numbers(config, prepared) / numbers_of,
         "epoch": progress.best_epoch,
         "valid": progress.history[progress.best_epoch - 1]["valid"],
         "test": test,
     }
 
 
-def number_of_values(prepared: Any) -> int:
+def numbers(config: Config, prepared: Prepared) -> int:
+    """Of all rows of the table, linear weights left out."""
+    dims, width = config.compression.dims, config.model.row_width
+    fields = (field for field in prepared.encoder.layout.fields if field.target is None)
+    return sum(field.size * dims.get(field.name, width) for field in fields)
+
+
+def number_of_values(prepared: Prepared) -> int:
     """Ids but for the unknown and the missing one of each field."""
     return sum(field.size - 2 for field in prepared.encoder.layout.fields if field.target is None)
 

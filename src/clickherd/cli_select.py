@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 from rich.box import SIMPLE_HEAD
@@ -25,11 +26,15 @@ from clickherd.cli_shared import (
     watch,
 )
 from clickherd.errors import ConfigError, Interrupted, did_you_mean
+from clickherd.settings import Settings
 
 if TYPE_CHECKING:
     from clickherd.config import Config
 
-METHODS = ("outrank", "optfs", "gates")
+Chosen = Mapping[str, float | None]
+Outcome = tuple[dict[str, Any], Table, list[str]]
+Group = TypeVar("Group", bound=Settings)
+METHODS = ("outrank", "gates", "optfs", "optembed")
 
 
 @takes_settings
@@ -39,7 +44,7 @@ def select(
         str,
         typer.Option(
             help="outrank counts and ranks columns; gates learns which are worth having; optfs learns which values are "
-            "worth an embedding row."
+            "worth an embedding row; optembed that, and how many numbers the rows of each column are worth."
         ),
     ] = "outrank",
     keep: Annotated[int | None, typer.Option(min=1, help="outrank, gates: keep so many columns, the best.")] = None,
@@ -53,12 +58,16 @@ def select(
         float | None,
         typer.Option(
             min=0,
-            help="optfs, gates: what a value, or a column, has to take off the training rows' log loss, in nats over "
-            "all rows; 0.2 a value, 20 a column by default.",
+            help="What has to come off the training rows' log loss, in nats over all rows: optfs, for a value, 0.2 by "
+            "default; gates, for a column, 20; optembed, for the rows of a column, 2.",
         ),
     ] = None,
     layers: Annotated[int | None, typer.Option(min=1, help="gates: so many gates a column; 8 by default.")] = None,
-    batch_size: Annotated[int | None, typer.Option(help="optfs, gates: rows per update.")] = None,
+    budget: Annotated[
+        float | None,
+        typer.Option(min=0, max=1, help="optembed: of the whole table's numbers; 0.5 by default."),
+    ] = None,
+    batch_size: Annotated[int | None, typer.Option(help="gates, optfs, optembed: rows per update.")] = None,
     out: Annotated[Path | None, typer.Option(help="The result's folder; an earlier result is replaced.")] = None,
     as_json: AsJson = False,
 ) -> None:
@@ -66,9 +75,10 @@ def select(
     if method not in METHODS:
         raise ConfigError(f"unknown method {method!r}", mend=did_you_mean(method, METHODS))
     others: dict[str, dict[str, float | None]] = {
-        "outrank": {"--penalty": penalty, "--batch-size": batch_size, "--layers": layers},
-        "optfs": {"--keep": keep, "--pairs": pairs, "--layers": layers},
-        "gates": {"--pairs": pairs},
+        "outrank": {"--penalty": penalty, "--batch-size": batch_size, "--layers": layers, "--budget": budget},
+        "gates": {"--pairs": pairs, "--budget": budget},
+        "optfs": {"--keep": keep, "--pairs": pairs, "--layers": layers, "--budget": budget},
+        "optembed": {"--keep": keep, "--pairs": pairs, "--layers": layers},
     }
     for flag, value in others[method].items():
         if value is not None:
@@ -79,7 +89,9 @@ def select(
     if method == "outrank":
         result, table, lines = _rank(config, keep, 64 if pairs is None else pairs, folder)
     elif method == "optfs":
-        result, table, lines = _select_values(given, penalty, folder)
+        result, table, lines = _select_values(given, {"penalty": penalty}, folder)
+    elif method == "optembed":
+        result, table, lines = _select_sizes(given, {"penalty": penalty, "share": budget}, folder)
     else:
         result, table, lines = _select_fields(given, {"penalty": penalty, "layers": layers}, keep, folder)
     if as_json:
@@ -95,7 +107,7 @@ def select(
         console.print(line, highlight=False, markup=False, soft_wrap=True)
 
 
-def _rank(config: Config, keep: int | None, pairs: int, folder: Path) -> tuple[dict[str, Any], Table, list[str]]:
+def _rank(config: Config, keep: int | None, pairs: int, folder: Path) -> Outcome:
     from clickherd.report.selection import HEAD, rows, told
     from clickherd.selection.ranking import Ranking, rank_features
 
@@ -103,38 +115,47 @@ def _rank(config: Config, keep: int | None, pairs: int, folder: Path) -> tuple[d
     return result, _table(HEAD, rows(result)), told(result)
 
 
-def _select_values(given: Given, penalty: float | None, folder: Path) -> tuple[dict[str, Any], Table, list[str]]:
+def _select_values(given: Given, chosen: Chosen, folder: Path) -> Outcome:
     from clickherd.report.selection import VALUES, told_values, value_rows
     from clickherd.selection.optfs import OptFSConfig
     from clickherd.selection.values import EPOCHS, select_values
 
-    config = given.config("select", {"train": {"epochs": EPOCHS}})
-    stop = StopSignal()
-    settings = OptFSConfig() if penalty is None else OptFSConfig(penalty=penalty)
-    try:
-        result = select_values(config, settings, folder, announce=announce, observer=watch(stop), should_stop=stop)
-    except Interrupted as cut:
-        raise Interrupted(cut.folder, same_command()) from None
+    result = _searched(given, EPOCHS, _settings(OptFSConfig, chosen), folder, select_values)
     return result, _table(VALUES, value_rows(result)), [told_values(result)]
 
 
-def _select_fields(
-    given: Given, chosen: dict[str, float | None], keep: int | None, folder: Path
-) -> tuple[dict[str, Any], Table, list[str]]:
+def _select_sizes(given: Given, chosen: Chosen, folder: Path) -> Outcome:
+    from clickherd.report.selection import SIZES, size_rows, told_sizes
+    from clickherd.selection.optembed import OptEmbedConfig
+    from clickherd.selection.sizes import EPOCHS, select_sizes
+
+    result = _searched(given, EPOCHS, _settings(OptEmbedConfig, chosen), folder, select_sizes)
+    return result, _table(SIZES, size_rows(result)), told_sizes(result)
+
+
+def _select_fields(given: Given, chosen: Chosen, keep: int | None, folder: Path) -> Outcome:
     from clickherd.report.selection import FIELDS, field_rows, told
     from clickherd.selection.fields import EPOCHS, select_fields
     from clickherd.selection.gating import FieldGatesConfig
 
-    config = given.config("select", {"train": {"epochs": EPOCHS}})
-    stop = StopSignal()
-    settings = FieldGatesConfig.model_validate({name: value for name, value in chosen.items() if value is not None})
+    settings = _settings(FieldGatesConfig, chosen)
+    result = _searched(given, EPOCHS, settings, folder, partial(select_fields, keep=keep))
+    return result, _table(FIELDS, field_rows(result)), told(result)
+
+
+def _settings(kind: type[Group], chosen: Chosen) -> Group:
+    return kind.model_validate({name: value for name, value in chosen.items() if value is not None})
+
+
+def _searched(
+    given: Given, epochs: int, settings: Settings, folder: Path, method: Callable[..., dict[str, Any]]
+) -> dict[str, Any]:
+    """The result of a search with gates, which can be cut off."""
+    config, stop = given.config("select", {"train": {"epochs": epochs}}), StopSignal()
     try:
-        result = select_fields(
-            config, settings, folder, keep=keep, announce=announce, observer=watch(stop), should_stop=stop
-        )
+        return method(config, settings, folder, announce=announce, observer=watch(stop), should_stop=stop)
     except Interrupted as cut:
         raise Interrupted(cut.folder, same_command()) from None
-    return result, _table(FIELDS, field_rows(result)), told(result)
 
 
 def _table(head: Iterable[str], body: Iterator[list[str]]) -> Table:

@@ -118,12 +118,12 @@ def given(
     crosses = [tuple(item.split("*")) for item in cross or ()]
     sequences, histories = _pairs(sequence or [], "--sequence", ":"), list(history or ())
     chosen: list[str] = []
-    kept_values = None
+    kept_values, dims = None, dict[str, int]()
     if features is not None:
         from clickherd.data.features import load_features
 
         found = load_features(features)
-        kept_values = found.values
+        kept_values, dims = found.values, found.dims
         chosen = list(dict.fromkeys([*found.features, *(cross or ()), *sequences, *histories]))
         crosses = list(dict.fromkeys([*crosses, *found.crosses]))
         sequences, histories = found.sequences | sequences, list(dict.fromkeys([*histories, *found.histories]))
@@ -141,6 +141,7 @@ def given(
         "data.group": group,
         "data.min_count": min_count,
         "data.roles": _pairs(role or [], "--role") or None,
+        "compression.dims": dims or None,
         "model.name": model,
         "train.epochs": epochs,
         "train.seed": seed,

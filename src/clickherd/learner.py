@@ -46,7 +46,9 @@ class Gradients:
 
 
 class Learner:
-    """A model and its two optimisers."""
+    """A model and its two optimisers. `keeps_last`: the last weights count, whether or not others scored better."""
+
+    keeps_last = False
 
     def __init__(self, model: ClickModel, config: Config, batch_size: int) -> None:
         optim = config.optim
@@ -202,7 +204,7 @@ class Learner:
 def _runs_in_parallel(model: ClickModel) -> bool:
     """Whether micro-batches may go through the network side by side: it keeps no statistics and draws no numbers."""
     keeps = any(buffer.is_floating_point() for buffer in model.net.buffers())  # others are places, and do not change
-    draws = any(isinstance(module, nn.Dropout) for module in model.net.modules())
+    draws = any(isinstance(module, nn.Dropout) or getattr(module, "draws", False) for module in model.net.modules())
     return model.device.type == "cpu" and not keeps and not draws
 
 

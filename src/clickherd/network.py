@@ -105,9 +105,14 @@ class ClickModel:
         self.table.shared = self.places is not None
         self.packed: PackedRows | None = None
 
+    @property
+    def num_fields(self) -> int:
+        """Fields whose rows the network takes as one each: all but the sequences that it takes value by value."""
+        return len(self.layout.fields) - len(self._sequences)
+
     def _decoder(self) -> Decoder | None:
         """What makes embeddings of short rows, if there are any."""
-        dims, fields = self.compression.dims, self.layout.fields[: len(self.layout.fields) - len(self._sequences)]
+        dims, fields = self.compression.dims, self.layout.fields[: self.num_fields]
         if not dims:
             return None
         return Decoder([dims.get(field.target or field.name) for field in fields], self.config.row_width)

@@ -182,7 +182,7 @@ class Trainer:
         }
         progress.history.append(record)
         score = monitored(valid, train.monitor)
-        best = score is None or score > progress.best_score
+        best = score is None or self.learner.keeps_last or score > progress.best_score
         if best:  # without validation rows the last weights count
             progress.best_epoch, progress.best_score = progress.epoch, -math.inf if score is None else score
             checkpoint.save(self.folder / "model.safetensors", self.model.tensors(), {"epoch": progress.epoch})

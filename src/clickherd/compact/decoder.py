@@ -7,6 +7,7 @@ Shapes: B rows, F fields, K numbers of a short row, D embedding width, R fields 
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Any
@@ -18,7 +19,19 @@ from clickherd.layers.sequences import SequenceRows
 from clickherd.models.base import CTRModel
 
 
-class Decoder(nn.Module):
+class Decoding(nn.Module, ABC):
+    """What makes the embeddings that a network reads of the rows of the table."""
+
+    @abstractmethod
+    def forward(self, rows_BFK: Tensor) -> Tensor:
+        """Embeddings (B, F, D) of the rows of all fields."""
+
+    @abstractmethod
+    def decode(self, rows_NK: Tensor, place: int) -> Tensor:
+        """Embeddings (N, D) of rows of the field at `place`."""
+
+
+class Decoder(Decoding):
     """e = Bᵀz + μ, with B (K, D) and μ (D,) of the field's own.
 
     `dims` has the numbers of each field's rows; None where they are the embedding itself.
@@ -69,9 +82,9 @@ class Decoder(nn.Module):
 
 
 class DecodedModel(CTRModel):
-    """A network whose embeddings are decoded from short rows."""
+    """A network whose embeddings are made of the table's rows first."""
 
-    def __init__(self, inner: CTRModel, decoder: Decoder) -> None:
+    def __init__(self, inner: CTRModel, decoder: Decoding) -> None:
         super().__init__()
         self.inner, self.decoder = inner, decoder
 

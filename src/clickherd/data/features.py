@@ -3,13 +3,15 @@
 features: [site, app, "user*ad"]   # columns by name; crosses and histories by the name that they have as columns
 crosses: [[user, ad]]              # that are to be made for it, like `sequences` and `histories`
 values: values.parquet             # the values that keep an id of their own, if not all do
+dims: {site: 3}                    # how many numbers a row of the column's values has, where it is no whole embedding
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
 
 import yaml
 from pydantic import ConfigDict, Field, TypeAdapter
@@ -31,8 +33,16 @@ class FeatureSet:
     histories: tuple[str, ...] = ()
     values: str | None = None  # a file of the values that keep an id of their own, see `kept`; beside this one
 
+    dims: dict[str, int] = Field(default_factory=dict)
+
     @classmethod
-    def of(cls, names: Iterable[str], config: DataConfig, values: str | None = None) -> FeatureSet:
+    def of(
+        cls,
+        names: Iterable[str],
+        config: DataConfig,
+        values: str | None = None,
+        dims: Mapping[str, int] = MappingProxyType({}),
+    ) -> FeatureSet:
         """The named columns, the targets of sequences among them, and what the settings make of both."""
         named = list(names)
         targets = [config.targets[name] for name in named if name in config.targets]
@@ -43,6 +53,7 @@ class FeatureSet:
             {name: target for name, target in config.sequences.items() if name in features},
             tuple(name for name in config.histories if name in features),
             values,
+            dict(dims),
         )
 
     def save(self, path: Path, title: str) -> None:

@@ -75,6 +75,40 @@ def value_rows(result: Mapping[str, Any]) -> Iterator[list[str]]:
         yield [name, f"{field['values']:,}", f"{field['kept_values']:,}", f"{share:.1%}", f"{field['score']:.1%}"]
 
 
+SIZES = ("column", "values", "kept", "numbers a row", "share of the rows")
+
+
+def write_sizes(folder: Path, result: Mapping[str, Any]) -> None:
+    """Write report.md of a selection of values and lengths."""
+    parts = [
+        f"# Which values are worth a row to {result['model']}, and how long a one",
+        f"{result['rows']['train']:,} training rows, {result['epochs']} epochs; {result['machine']}.",
+        "\n".join(told_sizes(result)),
+        markdown(SIZES, size_rows(result)),
+        "Values that are not kept become unknown. Rows: those of the training rows whose value is kept.",
+    ]
+    write_text(folder / "report.md", "\n\n".join(parts) + "\n")
+
+
+def told_sizes(result: Mapping[str, Any]) -> list[str]:
+    """The outcome of a selection of values and lengths in words."""
+    found = result["supernet"]
+    return [
+        f"Kept: {result['kept_values']:,} of {result['values']:,} values ({result['kept_share']:.1%}), and "
+        f"{result['numbers_share']:.1%} of the table's numbers.",
+        f"Validation AUC of the network that was searched with, before training anew: {found['auc']:.4f}, with rows of "
+        f"full length {found['auc_of_all']:.4f}; {found['scored']:,} lengths were scored.",
+    ]
+
+
+def size_rows(result: Mapping[str, Any]) -> Iterator[list[str]]:
+    """The table's cells as text, a list per column."""
+    for field in result["features"]:
+        name = field["name"] + ("" if field["kept"] else " (left out)")
+        of = (f"{field['values']:,}", f"{field['kept_values']:,}", f"{field['numbers']}", f"{field['score']:.1%}")
+        yield [name, *of]
+
+
 FIELDS = ("", "column", "score", "gates open", "values")
 
 

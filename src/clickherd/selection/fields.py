@@ -23,7 +23,7 @@ from clickherd.errors import ConfigError
 from clickherd.observer import Observer
 from clickherd.runs import Announce, ready
 from clickherd.selection.gating import FieldGatedTable, FieldGatesConfig, FieldGatesLearner
-from clickherd.selection.values import FEWEST, check_search, search, searched
+from clickherd.selection.search import FEWEST, check_search, clear, search, searched
 
 EPOCHS = FEWEST  # of the search: later on a model may learn rows by heart, and no column is worth as much
 
@@ -59,7 +59,9 @@ def select_fields(
     learner_of = partial(
         FieldGatesLearner, settings=settings, num_rows=len(prepared.train), valid=prepared.valid, gated=gated
     )
-    table, progress = search(config, prepared, folder, settings, learner_of, announce, observer, should_stop)
+    model, progress = search(config, prepared, folder, settings, learner_of, announce, observer, should_stop)
+    clear(config, settings, folder)
+    table = model.table
     assert isinstance(table, FieldGatedTable)
     scores, shares = table.gates.sigmoid().mean(dim=0).tolist(), table.open_fields().tolist()
     fields = [

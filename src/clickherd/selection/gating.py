@@ -97,6 +97,7 @@ class FieldGatedTable(GatedTable):
 class FieldGatesLearner(Learner):
     """A model that learns from the training rows, and gates that learn from the validation rows."""
 
+    keeps_last = True  # those that go with the gates
     embedding: GatedRows
 
     def __init__(

@@ -155,6 +155,11 @@ class GatedRows(CowClip):
 
     def step(self, hyper: Hyperparameters) -> Tensor:
         """Update the rows; returns the numbers of rows touched and clipped, shape (2,)."""
+        self.pass_on()
+        return super().step(hyper)
+
+    def pass_on(self) -> None:
+        """Make of the batch's gradient of the gated rows that of the rows, of which the unknown ones are part."""
         table = self.table
         share_V1 = (table.openness() / table.initial).unsqueeze(1)
         of_unknown_VW = self.grad_VW * (1 - share_V1)
@@ -162,7 +167,6 @@ class GatedRows(CowClip):
         if table.unknown_V is not None:
             self.grad_VW.index_add_(0, table.unknown_V, of_unknown_VW)
             self._count_unknown(table.unknown_V)
-        return super().step(hyper)
 
     def of_openness(self) -> Tensor:
         """The batch's gradient of how open each id's way is, shape (V,)."""
@@ -216,6 +220,7 @@ class GatedClip(GatedRows):
 class GatedLearner(Learner):
     """A model whose table is gated, and its optimisers."""
 
+    keeps_last = True  # those that go with the gates
     embedding: GatedClip
 
     def __init__(

@@ -10,9 +10,7 @@ FOLDER/
 
 from __future__ import annotations
 
-import hashlib
 import json
-import shutil
 from collections.abc import Callable, Collection
 from functools import partial
 from pathlib import Path
@@ -22,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from clickherd import checkpoint, machine
+from clickherd import checkpoint
 from clickherd.config import Config
 from clickherd.data.features import FeatureSet
 from clickherd.data.kept import kind_of, save_kept, values_of
@@ -30,12 +28,11 @@ from clickherd.data.prepare import Prepared, quiet
 from clickherd.data.store import FIRST_VALUE
 from clickherd.errors import ConfigError
 from clickherd.observer import Observer
-from clickherd.runs import Announce, check_folder, make_folder, ready, settings_key, train_prepared
-from clickherd.selection.optfs import GatedLearner, GatedTable, GateSettings, OptFSConfig
-from clickherd.train import LearnerOf
-from clickherd.training_state import Progress
+from clickherd.runs import Announce, ready
+from clickherd.selection.optfs import GatedLearner, GatedTable, OptFSConfig
+from clickherd.selection.search import check_search, clear, search, searched
 
-EPOCHS, FEWEST = 15, 3  # epochs of the paper's search; with fewer than three no gate moves before it is hard
+EPOCHS = 15  # of the paper's search
 
 
 def select_values(
@@ -55,17 +52,13 @@ def select_values(
     """
     check_search(config, folder)
     config, prepared = ready(config, announce)
-    layout, embedded = prepared.encoder.layout, prepared.encoder.embedded
-    gated = {f.name for f in layout.fields if f.target is None and kind_of(embedded[f.name]) is not None}
-    if not gated:
-        raise ConfigError(
-            "no column has values that could be left out: all are real-valued, hashed or cut by quantiles",
-            mend="Look at --role and data.numeric, or use --method outrank.",
-        )
+    gated = fields_with_values(prepared)
     learner_of = partial(GatedLearner, settings=settings, num_rows=len(prepared.train), gated=gated)
-    table, progress = search(config, prepared, folder, settings, learner_of, announce, observer, should_stop)
-    kept = table.kept.cpu().numpy()
-    fields = [_field(prepared, place, kept, gated) for place in range(len(layout.fields))]
+    model, progress = search(config, prepared, folder, settings, learner_of, announce, observer, should_stop)
+    clear(config, settings, folder)
+    assert isinstance(model.table, GatedTable)
+    kept = model.table.kept.cpu().numpy()
+    fields = [kept_of_field(prepared, place, kept, gated) for place in range(len(prepared.encoder.layout.fields))]
     fields.sort(key=lambda field: -field["score"])
     number, of = (sum(field[name] for field in fields if field["gated"]) for name in ("kept_values", "values"))
     result: dict[str, Any] = {
@@ -83,76 +76,29 @@ def select_values(
     return result
 
 
-def check_search(config: Config, folder: Path) -> None:
-    """See that there is room for a search with gates, before any row is read.
+def fields_with_values(prepared: Prepared) -> set[str]:
+    """The fields of which values can be left out.
 
     Raises:
-        UserError: the folder holds other things, or settings do not go with gates.
+        ConfigError: there is none.
     """
-    check_folder(folder, ("select.json", "under-way"))
-    if config.train.epochs < FEWEST:
-        raise ConfigError(f"a search with gates takes {FEWEST} epochs at least", mend="Give more with --epochs.")
-    if config.compression:
-        raise ConfigError("gates are for a whole table", mend="Leave the settings of compression out.")
-
-
-def search(
-    config: Config,
-    prepared: Prepared,
-    folder: Path,
-    settings: GateSettings,
-    learner_of: LearnerOf,
-    announce: Announce,
-    observer: Observer | None,
-    should_stop: Callable[[], bool],
-) -> tuple[GatedTable, Progress]:
-    """Learn a model with gates to the last epoch; its checkpoint is under `folder` until then.
-
-    Raises:
-        Interrupted: `should_stop` said so; the same call goes on from there.
-    """
-    to_the_end = searching(config)
-    make_folder(folder)
-    under_way = folder / "under-way" / search_key(to_the_end, settings)
-    model, progress = train_prepared(to_the_end, prepared, under_way, announce, observer, should_stop, learner_of)
-    shutil.rmtree(under_way)
-    if not any(under_way.parent.iterdir()):  # no other search was cut off here
-        under_way.parent.rmdir()
-    assert isinstance(model.table, GatedTable)
-    return model.table, progress
-
-
-def searched(
-    config: Config, prepared: Prepared, settings: GateSettings, progress: Progress, folder: Path
-) -> dict[str, Any]:
-    """What the results of all searches with gates say of the search."""
-    return {
-        "rows": {"train": len(prepared.train)},
-        "model": config.model.name,
-        "settings": settings.model_dump(),
-        "epochs": progress.epoch,
-        "valid": progress.history[-1]["valid"],
-        "seconds": {"encode": round(prepared.seconds, 3), "select": round(progress.seconds, 3)},
-        "machine": f"{machine.describe()}, threads: {config.train.threads}, {config.train.device}",
-        "out": str(folder),
+    embedded = prepared.encoder.embedded
+    found = {
+        field.name
+        for field in prepared.encoder.layout.fields
+        if field.target is None and kind_of(embedded[field.name]) is not None
     }
+    if not found:
+        raise ConfigError(
+            "no column has values that could be left out: all are real-valued, hashed or cut by quantiles",
+            mend="Look at --role and data.numeric, or use --method outrank.",
+        )
+    return found
 
 
-def search_key(config: Config, settings: GateSettings) -> str:
-    """What a search is known by."""
-    return hashlib.sha256(
-        f"{settings_key(config)} {type(settings).__name__} {settings.model_dump_json()}".encode()
-    ).hexdigest()[:16]
-
-
-def searching(config: Config) -> Config:
-    """The settings of the search: to the last epoch, where gates are hard, and with the weights as they are there."""
-    train = config.train.model_copy(update={"patience": None, "calibration": "none"})
-    optim = config.optim.model_copy(update={"averaging": None})
-    return config.model_copy(update={"train": train, "optim": optim})
-
-
-def _field(prepared: Prepared, position: int, kept: npt.NDArray[np.bool_], gated: Collection[str]) -> dict[str, Any]:
+def kept_of_field(
+    prepared: Prepared, position: int, kept: npt.NDArray[np.bool_], gated: Collection[str]
+) -> dict[str, Any]:
     """What is kept of a field; its score is the share of its occurrences in the training rows that is."""
     field = prepared.encoder.layout.fields[position]
     counts = prepared.train.occurrences(position)[FIRST_VALUE:]
@@ -172,6 +118,17 @@ def _write(
 ) -> None:
     from clickherd.report.selection import write_values
 
+    save_values(folder / "values.parquet", prepared, kept)
+    FeatureSet.of(result["kept"], config.data, "values.parquet").save(
+        folder / "features.yaml", f"what is worth its rows to a {config.model.name} of {config.data.label}"
+    )
+    checkpoint.write_text(folder / "select.json", json.dumps(result, indent=1) + "\n")
+    write_values(folder, result)
+    (folder / "select.svg").unlink(missing_ok=True)  # of an earlier ranking
+
+
+def save_values(path: Path, prepared: Prepared, kept: npt.NDArray[np.bool_]) -> None:
+    """Write the values that keep an id of their own; `kept` says so of every id of the table."""
     values: dict[str, tuple[str, pl.Series]] = {}
     for field in prepared.encoder.layout.fields:
         encoding = prepared.encoder.embedded[field.name]
@@ -179,10 +136,4 @@ def _write(
         if own is not None and kind is not None and field.target is None:
             stays = pl.Series(kept[field.offset + FIRST_VALUE : field.offset + field.size])
             values[field.name] = kind, own.filter(stays)
-    save_kept(folder / "values.parquet", values)
-    FeatureSet.of(result["kept"], config.data, "values.parquet").save(
-        folder / "features.yaml", f"what is worth its rows to a {config.model.name} of {config.data.label}"
-    )
-    checkpoint.write_text(folder / "select.json", json.dumps(result, indent=1) + "\n")
-    write_values(folder, result)
-    (folder / "select.svg").unlink(missing_ok=True)  # of an earlier ranking
+    save_kept(path, values)

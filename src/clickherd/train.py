@@ -182,11 +182,13 @@ class Trainer:
         }
         progress.history.append(record)
         score = monitored(valid, train.monitor)
-        best = score is None or self.learner.keeps_last or score > progress.best_score
-        if best:  # without validation rows the last weights count
-            progress.best_epoch, progress.best_score = progress.epoch, -math.inf if score is None else score
+        best = score is None or score > progress.best_score  # without validation rows the last weights count
+        if best:
+            progress.best_score = -math.inf if score is None else score
+        if best or self.learner.keeps_last:
+            progress.best_epoch = progress.epoch
             checkpoint.save(self.folder / "model.safetensors", self.model.tensors(), {"epoch": progress.epoch})
-        else:
+        if not best:
             progress.stopped = train.patience is not None and progress.epoch - progress.best_epoch >= train.patience
             progress.decay *= self.config.optim.plateau_factor
         progress.step, progress.loss_sum, progress.epoch_seconds = 0, 0.0, 0.0

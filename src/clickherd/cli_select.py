@@ -74,8 +74,9 @@ def select(
     """Rank the columns by what they tell about clicks; or find the values that a model can do without."""
     if method not in METHODS:
         raise ConfigError(f"unknown method {method!r}", mend=did_you_mean(method, METHODS))
-    others: dict[str, dict[str, float | None]] = {
-        "outrank": {"--penalty": penalty, "--batch-size": batch_size, "--layers": layers, "--budget": budget},
+    of_search = {"--penalty": penalty, "--batch-size": batch_size, "--layers": layers, "--budget": budget}
+    others: dict[str, dict[str, Any]] = {
+        "outrank": of_search | _of_training(given),
         "gates": {"--pairs": pairs, "--budget": budget},
         "optfs": {"--keep": keep, "--pairs": pairs, "--layers": layers, "--budget": budget},
         "optembed": {"--keep": keep, "--pairs": pairs, "--layers": layers},
@@ -105,6 +106,12 @@ def select(
         f"clickherd train … --features {folder / 'features.yaml'}",
     ]:
         console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+
+def _of_training(given: Given) -> dict[str, Any]:
+    """Shared options that say how a model is trained, by their flags."""
+    model, train = given.flags.get("model", {}), given.flags.get("train", {})
+    return {"--model": model.get("name"), "--epochs": train.get("epochs"), "--device": train.get("device")}
 
 
 def _rank(config: Config, keep: int | None, pairs: int, folder: Path) -> Outcome:

@@ -323,6 +323,8 @@ def test_a_search_that_cannot_choose_is_told(run: Run) -> None:
         (["--method", "optfs", "--keep", 3], "--keep has no meaning for optfs"),
         (["--method", "optfs", "--pairs", 3], "--pairs has no meaning for optfs"),
         (["--penalty", 3], "--penalty has no meaning for outrank"),
+        (["--model", "fm"], "--model has no meaning for outrank"),
+        (["--epochs", 3], "--epochs has no meaning for outrank"),
     ],
 )
 def test_options_of_another_method_are_told(run: Run, arguments: list[object], words: str) -> None:

@@ -150,7 +150,7 @@ class Prefixes(Decoding):
     def _used(self, rows: Tensor, fields: slice | int) -> Tensor:
         assert isinstance(self.lengths_F, Tensor)
         if self.training:
-            lengths = torch.randint(1, self.width + 1, rows.shape[:-1]).to(rows.device)
+            lengths = torch.randint(1, self.width + 1, rows.shape[:-1], device=rows.device)
         else:
             lengths = self.lengths_F[fields].expand(rows.shape[:-1])
         return torch.arange(self.width, device=rows.device) < lengths.unsqueeze(-1)

@@ -11,7 +11,7 @@ import pytest
 
 from clickherd.data.config import DataConfig
 from clickherd.data.prepare import Prepared, prepare
-from clickherd.data.store import Batch
+from clickherd.data.store import FIRST_VALUE, Batch
 from clickherd.surrogate import drivers
 
 Run = Callable[..., tuple[int, str, str]]
@@ -105,6 +105,63 @@ def test_nothing_is_told_of_a_model_that_tells_nothing_apart(prepared: Prepared)
     batch = prepared.train.read(0, ROWS)
     assert drivers(lambda rows: np.full(len(rows), 0.3), batch, prepared.encoder) is None
     assert drivers(scores(prepared, "site"), prepared.train.read(0, 20), prepared.encoder) is None
+
+
+@pytest.mark.parametrize(
+    ("span", "missing", "said"),
+    [
+        ((23.0, 35.0), 0.0, ["visits ≥ ", "visits < "]),  # a band, whose lower end shuts out what is missing
+        ((-1.0, -1.0), 1.0, ["visits missing"]),
+        ((0.0, 50.0), 0.0, ["visits not missing"]),
+    ],
+)
+def test_gaps_are_told_where_they_are(
+    prepared: Prepared, span: tuple[float, float], missing: float, said: list[str]
+) -> None:
+    batch = prepared.train.read(0, ROWS)
+    layout = prepared.encoder.layout
+    place = next(k for k, field in enumerate(layout.fields) if field.name == "visits")
+    encoding = prepared.encoder.embedded["visits"]
+    numbers = np.arange(50.0)
+    good = encoding.encode(numbers[(numbers >= span[0]) & (numbers < span[1])])
+
+    def predict(rows: Batch) -> np.ndarray:
+        local = rows.ids[:, place] - layout.fields[place].offset
+        return 0.1 + 0.7 * np.where(local < FIRST_VALUE, missing, np.isin(local, good))
+
+    found = drivers(predict, batch, prepared.encoder)
+    assert found is not None
+    conditions = found.groups[0].conditions
+    assert len(conditions) == len(said)
+    assert all(text.startswith(start) for text, start in zip(conditions, said, strict=True))
+    assert not any("or missing" in text for text in conditions)
+
+
+def test_a_threshold_has_the_digits_it_takes(prepared: Prepared, tmp_path: Path) -> None:
+    """Of seconds since 1970, seven more or less than the middle of the column; and names with braces are names."""
+    rng = np.random.default_rng(0)
+    second = 1_600_000_000 + rng.integers(0, 20, ROWS) * 7
+    frame = pl.DataFrame({"clicked": rng.integers(0, 2, ROWS), "at{x}": second, "tags": ["{y}|b", "b"] * (ROWS // 2)})
+    roles = {"at{x}": "numeric", "tags": "multi"}
+    config = DataConfig(label="clicked", roles=roles, valid_fraction=0, test_fraction=0, numeric="minmax")
+    prepared = prepare(frame, config, seed=0, cache_dir=tmp_path / "braces")
+    batch = prepared.train.read(0, ROWS)
+    found = drivers(lambda rows: np.where(rows.numeric[:, 0] > 0.5, 0.9, 0.1), batch, prepared.encoder)
+    assert found is not None
+    (condition,) = found.groups[0].conditions
+    name, sign, threshold = condition.split()
+    assert (name, sign) == ("at{x}", ">")
+    assert 1_600_000_063 <= float(threshold) < 1_600_000_070
+    has_y = prepared.encoder.embedded["tags"].encode(pl.Series(["{y}"]))[0]
+
+    def by_tag(rows: Batch) -> np.ndarray:
+        values, offsets = rows.bags[0]
+        offset = prepared.encoder.layout.fields[0].offset
+        return np.where(np.add.reduceat(values - offset == has_y, offsets[:-1]) > 0, 0.9, 0.1)
+
+    found = drivers(by_tag, batch, prepared.encoder)
+    assert found is not None
+    assert found.groups[0].conditions == ("tags with '{y}'",)
 
 
 def test_the_command_prints_it_and_the_page_has_it(run: Run) -> None:

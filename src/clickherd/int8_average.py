@@ -43,9 +43,11 @@ class Int8Average:
         for part in self.embedding.chunks():
             rows.codes[part], rows.scales[part] = quantise(self.rows_VD[part].float(), 8)
         self.model.hold(rows.codes, rows.scales, self.linear_V)
-        with self.net.in_place():
-            yield
-        self.model.hold(self.embedding.rows.codes, self.embedding.rows.scales, self.embedding.linear[0])
+        try:
+            with self.net.in_place():
+                yield
+        finally:
+            self.model.hold(self.embedding.rows.codes, self.embedding.rows.scales, self.embedding.linear[0])
 
     def tensors(self) -> dict[str, Tensor]:
         """The averages, for a checkpoint."""

@@ -8,8 +8,9 @@ of it had that; so a split of values is a split of a line, and rare values do no
 
 from __future__ import annotations
 
+import bisect
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -24,11 +25,8 @@ from clickherd.importance import Predict
 if TYPE_CHECKING:
     from sklearn.tree import DecisionTreeRegressor
 
-LEAVES, LEAST_SHARE, LEAST_GAIN = (
-    8,
-    0.02,
-    1e-3,
-)  # shares of the rows in a leaf, and of their variance that a split tells
+LEAVES = 8
+LEAST_SHARE, LEAST_GAIN = 0.02, 1e-3  # of the rows in a leaf, and of their variance that a split tells
 PRIOR = 20  # rows
 NAMED, TOPICS = 3, 20  # values that a line names; values of a multi-valued column that are looked at
 
@@ -69,26 +67,54 @@ class Drivers:
 
 @dataclass(frozen=True)
 class _Column:
-    """A column that the tree may split: its numbers on the fitted rows and on the others, and how a split reads."""
+    """A column that the tree may split: its numbers, and what a split by them means."""
 
     name: str
     numbers: Floats  # (N,)
-    low: str  # what it says of rows below a threshold and above it, with the place for the value
-    high: str
-    order: tuple[tuple[float, str, int], ...] = ()  # of values: number, name, rows; empty for plain numbers
-    starts: tuple[float, ...] = ()  # of buckets, where their numbers begin
+    order: tuple[tuple[float, str, int], ...] = ()  # of values: number, name, rows; empty for numbers
+    starts: tuple[float, ...] = ()  # of buckets, ascending; what is missing, if anything, has a number below
+    topic: str | None = None  # the value that rows have (1) or not (0)
 
     def says(self, above: float, up_to: float) -> list[str]:
         """In words: above < x ≤ up_to."""
         if self.order:
             return [f"{self.name} {_listed(self.order, above, up_to)}"]
-        said = [self.high.format(self._shown(above))] if above > -math.inf else []
-        return said + ([self.low.format(self._shown(up_to))] if up_to < math.inf else [])
+        if self.topic is not None:
+            return [f"{self.name} {'without' if up_to < math.inf else 'with'} {self.topic}"]
+        if self.starts:
+            return self._bucket(above, up_to)
+        said = [f"{self.name} > {self._between(above)}"] if above > -math.inf else []
+        return said + ([f"{self.name} ≤ {self._between(up_to)}"] if up_to < math.inf else [])
 
-    def _shown(self, threshold: float) -> str:
-        """The threshold, or the first bucket behind it."""
-        behind = [start for start in self.starts if start > threshold]
-        return f"{min(behind) if behind else threshold:.4g}"
+    def _bucket(self, above: float, up_to: float) -> list[str]:
+        if up_to < self.starts[0]:
+            return [f"{self.name} missing"]
+        said = []
+        if above > -math.inf:
+            lowest = above < self.starts[0]
+            said.append(f"{self.name} not missing" if lowest else f"{self.name} ≥ {self._start(above)}")
+        if up_to < math.inf:
+            gaps = above == -math.inf and (self.numbers < self.starts[0]).any()
+            said.append(f"{self.name} < {self._start(up_to)}" + (" or missing" if gaps else ""))
+        return said
+
+    def _start(self, threshold: float) -> str:
+        """Where the first bucket behind a threshold begins."""
+        place = bisect.bisect_right(self.starts, threshold)
+        before, after = self.starts[place - 1], self.starts[place + 1] if place + 1 < len(self.starts) else math.inf
+        return _shortest(self.starts[place], lambda shown: before < shown < after)
+
+    def _between(self, threshold: float) -> str:
+        """A threshold, such that the same rows lie on either side of it."""
+        low = self.numbers[self.numbers <= threshold].max(initial=-math.inf)
+        high = self.numbers[self.numbers > threshold].min(initial=math.inf)
+        return _shortest(threshold, lambda shown: low <= shown < high)
+
+
+def _shortest(number: float, serves: Callable[[float], bool]) -> str:
+    """The number with as many digits as it takes, four at least."""
+    texts = (f"{number:.{digits}g}" for digits in range(4, 18))
+    return next((text for text in texts if serves(float(text))), repr(number))
 
 
 def drivers(predict: Predict, batch: Batch, encoder: Encoder, *, seed: int = 0) -> Drivers | None:
@@ -142,10 +168,9 @@ def _columns(batch: Batch, encoder: Encoder, log_odds: Floats, fitted: npt.NDArr
         means = (sums + PRIOR * np.mean(log_odds[fitted])) / (counts + PRIOR)
         met = np.flatnonzero(counts)
         order = tuple((float(means[v]), value_name(encoding, int(v)), int(counts[v])) for v in met)
-        yield _Column(field.name, means[local], "", "", order)
+        yield _Column(field.name, means[local], order)
     for place, name in enumerate(layout.numeric):
-        numbers = np.array([unscaled(encoder.scaled[name], value) for value in batch.numeric[:, place].tolist()])
-        yield _Column(name, numbers, f"{name} ≤ {{}}", f"{name} > {{}}")
+        yield _Column(name, unscaled(encoder.scaled[name], batch.numeric[:, place].astype(np.float64)))
 
 
 def _buckets(name: str, local: npt.NDArray[np.int32], starts: list[float]) -> _Column:
@@ -153,8 +178,7 @@ def _buckets(name: str, local: npt.NDArray[np.int32], starts: list[float]) -> _C
     least = min((start for start in starts if start > -math.inf), default=0.0)
     places = [max(start, least - 1) for start in starts]
     numbers = np.array([least - 2] * FIRST_VALUE + places)[local]
-    gaps = " or missing" if (local < FIRST_VALUE).any() else ""
-    return _Column(name, numbers, f"{name} < {{}}{gaps}", f"{name} ≥ {{}}", starts=tuple(places))
+    return _Column(name, numbers, starts=tuple(sorted(places)))
 
 
 def _topics(name: str, bag: tuple[Any, Any], offset: int, encoding: Any) -> Iterator[_Column]:
@@ -165,8 +189,7 @@ def _topics(name: str, bag: tuple[Any, Any], offset: int, encoding: Any) -> Iter
     for local in np.argsort(-counts, kind="stable")[:TOPICS]:
         has = np.zeros(len(offsets) - 1)
         has[owners[values - offset == local]] = 1
-        said = value_name(encoding, int(local))
-        yield _Column(name, has, f"{name} without {said}", f"{name} with {said}")
+        yield _Column(name, has, topic=value_name(encoding, int(local)))
 
 
 def _leaves(tree: DecisionTreeRegressor, columns: list[_Column]) -> Iterator[tuple[int, list[str]]]:

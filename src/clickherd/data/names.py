@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
+import numpy.typing as npt
+
 from clickherd.data.encode import Embedded
 from clickherd.data.numeric import LogSquareBuckets, MinMax, QuantileBuckets, Scaling
 from clickherd.data.store import FIRST_VALUE, MISSING, UNKNOWN
@@ -38,8 +41,8 @@ def bucket_start(encoding: Embedded, local: int) -> float | None:
     return None
 
 
-def unscaled(scaling: Scaling, value: float) -> float:
-    """The number in the log that a scaled one stands for."""
+def unscaled(scaling: Scaling, value: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """The numbers in the log that scaled ones stand for."""
     if isinstance(scaling, MinMax):
         return scaling.low + value * (scaling.high - scaling.low)
     return scaling.mean + value * scaling.std

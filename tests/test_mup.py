@@ -74,6 +74,19 @@ def test_products_of_two_grow_as_their_layer_does() -> None:
     assert rates["decoder.bases_ND"] == 1
 
 
+def test_products_of_two_from_scratch_are_told() -> None:
+    ranks = CompressionConfig(ranks={"mlp.layers.2": 6})
+    model = ClickModel(config_of([128, 1024], NARROW).model, LAYOUT, compression=ranks)
+    with pytest.raises(ConfigError, match="products of two"):
+        mup.initialise(model, NARROW)
+
+
+def test_a_network_with_all_its_inputs_from_the_mlp_has_rates() -> None:
+    base = {"mlp": {"hidden_units": [64, 64]}}
+    model = ClickModel(config_of([128, 256], base, name="dcnv2", structure="stacked").model, LAYOUT)
+    assert named(model, mup.rates(model, base))["head.weight"] == 1 / 4
+
+
 def test_a_step_has_the_share_of_the_rate(make_store: Callable[..., Store]) -> None:
     """Adam's first step is as long as the rate, in whatever direction."""
     store = make_store(64)
@@ -105,8 +118,11 @@ def test_a_model_of_the_narrow_widths_is_trained_as_without(make_store: Callable
 @pytest.mark.parametrize(
     ("model", "base", "said"),
     [
-        ({}, {"mlp": {"hidden_units": [64]}}, "widths alone"),
+        ({}, {"mlp": {"hidden_units": [64]}}, "one of the two networks alone"),
+        ({}, {"mlp": {"hidden_units": [64, 64, 64]}}, "one of the two networks alone"),
         ({}, {"mlp": {"hidden_unit": [64, 64]}}, "optim.mup_base.mlp"),
+        ({}, {"embedding_dim": 2}, "leave embedding_dim as it is"),
+        ({"name": "dcnv2"}, {"mlp": {"hidden_units": [64, 64]}}, "'head.weight' reads numbers that grow"),
         (
             {"name": "finalmlp", "mlp2": {"hidden_units": [128]}, "num_heads": 2},
             {"mlp": {"hidden_units": [64, 64]}, "mlp2": {"hidden_units": [64]}},
@@ -147,10 +163,14 @@ def test_the_check_compares_widths_with_and_without(run: Run) -> None:
         assert layer["standard"]["moved"][0] == layer["mup"]["moved"][0]
         ratio = layer["mup"]["moved"][1] / layer["mup"]["moved"][0]
         assert layer["mup"]["slope"] == pytest.approx(np.log2(ratio) / 4)
-    worst = {way: max(abs(layer[way]["slope"]) for layer in result["layers"]) for way in ("standard", "mup")}
-    assert worst["mup"] < worst["standard"]
+    assert [layer["readout"] for layer in result["layers"]] == [False, False, True, False]
+    hidden = [layer for layer in result["layers"] if layer["name"].startswith("mlp") and not layer["readout"]]
+    slopes = {way: sum(abs(layer[way]["slope"]) for layer in hidden) for way in ("standard", "mup")}
+    assert slopes["mup"] < slopes["standard"] / 2
+    assert result["holds"]
     report = Path("out/report.md").read_text()
     assert "20 batches of 128 rows" in report
+    assert "suit the wide one" in report
     assert Path("out/widths.svg").exists()
     code, out, err = run(*WIDTHS, *small, "--times", 1, "--times", 2, "--out", "out")
     assert code == 0, err
@@ -177,7 +197,8 @@ def test_faults_of_the_check_are_told(run: Run) -> None:
     for more, said in (
         (["--times", 2], "takes two widths at least"),
         (["--model", "lr"], "lr has no MLP whose width could change"),
-        (["--set", "optim.mup_base.mlp.hidden_units=[4]"], "widths alone"),
+        (["--set", "compression.trained_bits=8"], "widths are compared of whole models"),
+        (["--set", "optim.mup_base.mlp.hidden_units=[4]"], "one of the two networks alone"),
     ):
         code, _, err = run(*WIDTHS, *more, "--out", "out")
         assert code == 2

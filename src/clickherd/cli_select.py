@@ -84,7 +84,7 @@ def select(
     for flag, value in others[method].items():
         if value is not None:
             raise ConfigError(f"{flag} has no meaning for {method}", mend="Leave it out, or choose another --method.")
-    given = given.over(nested({"train.batch_size": batch_size}))
+    given = given.over(nested({"train.batch_size": batch_size})).but("compression")  # dims of --features
     config = given.config("select")
     folder = out or folder_for("select", config, method)
     if method == "outrank":

@@ -47,6 +47,10 @@ class Given:
         groups = {name: {**self.flags.get(name, {}), **values} for name, values in flags.items()}
         return replace(self, flags={**self.flags, **groups})
 
+    def but(self, group: str) -> Given:
+        """Without the flags of a group."""
+        return replace(self, flags={name: values for name, values in self.flags.items() if name != group})
+
     def config(self, verb: str, defaults: Mapping[str, Any] = MappingProxyType({})) -> Config:
         """The validated settings: flags go before the recipe, `--set` before both, the verb's own `defaults` last.
 
@@ -118,7 +122,7 @@ def given(
     crosses = [tuple(item.split("*")) for item in cross or ()]
     sequences, histories = _pairs(sequence or [], "--sequence", ":"), list(history or ())
     chosen: list[str] = []
-    kept_values, dims = None, dict[str, int]()
+    kept_values = dims = None
     if features is not None:
         from clickherd.data.features import load_features
 
@@ -141,8 +145,9 @@ def given(
         "data.group": group,
         "data.min_count": min_count,
         "data.roles": _pairs(role or [], "--role") or None,
-        "compression.dims": dims or None,
+        "compression.dims": dims.of if dims else None,
         "model.name": model,
+        "model.embedding_dim": dims.embedding if dims else None,
         "train.epochs": epochs,
         "train.seed": seed,
         "train.threads": threads,

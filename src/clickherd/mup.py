@@ -19,6 +19,7 @@ A layer that became a product of two has in between a width that does not grow.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -58,9 +59,15 @@ def narrow_config(config: ModelConfig, base: dict[str, Any]) -> ModelConfig:
     """The narrow model's settings: those of `base`, the others as they are in `config`.
 
     Raises:
-        ConfigError: there are no such settings.
+        ConfigError: there are no such settings, or they change the embeddings.
     """
-    return validated(type(config), merge(config.model_dump(), base), within="optim.mup_base")
+    narrow = validated(type(config), merge(config.model_dump(), base), within="optim.mup_base")
+    if narrow.row_width != config.row_width:
+        raise ConfigError(
+            f"optim.mup_base: embeddings of {narrow.row_width} numbers, and of {config.row_width} in the model",
+            mend="The dense network alone can be wider than the narrow one: leave embedding_dim as it is.",
+        )
+    return narrow
 
 
 def rates(model: ClickModel, base: dict[str, Any] | None) -> list[float] | None:
@@ -84,12 +91,16 @@ def initialise(model: ClickModel, base: dict[str, Any] | None) -> None:
     """
     if base is None:
         return
+    if model.compression.ranks:
+        raise ConfigError(
+            "optim.mup_base: products of two have no start of their own in μP",
+            mend="Leave compression.ranks out, and make the trained model smaller with clickherd compress.",
+        )
     narrow = model.network(narrow_config(model.config, base), device=model.device)
     grown, weights = growths(model, narrow), dict(narrow.named_parameters())
     for name, parameter in model.net.named_parameters():
-        own = weights.get(name.removeprefix(INNER))
-        if grown[name] != Growth() and own is not None and (size := rms(parameter)) > 0:
-            parameter.mul_(grown[name].std * rms(own) / size)
+        if grown[name] != Growth() and (size := rms(parameter)) > 0:
+            parameter.mul_(grown[name].std * rms(weights[name.removeprefix(INNER)]) / size)
 
 
 def rms(weight: Tensor) -> float:
@@ -106,27 +117,51 @@ def growths(model: ClickModel, narrow: nn.Module) -> dict[str, Growth]:
     shapes = {name: tuple(weight.shape) for name, weight in narrow.named_parameters()}
     modules = dict(model.net.named_modules())
     found = {name: Growth() for name, _ in model.net.named_parameters()}
+    met = set()
     for name, weight in model.net.named_parameters():
-        shape, layer = tuple(weight.shape), name.rpartition(".")[0]
-        if len(shape) < 2 or (isinstance(model.net, DecodedModel) and name.startswith("decoder.")):
+        if isinstance(model.net, DecodedModel) and name.startswith("decoder."):
             continue
+        shape, (layer, _, kind) = tuple(weight.shape), name.rpartition(".")
         outer, _, side = layer.rpartition(".")
-        if isinstance(modules[outer], LowRankLinear):
-            own = shapes.get(f"{outer.removeprefix(INNER)}.weight")
-            own = None if own is None else (shape[0], own[1]) if side == "reduce" else (own[0], shape[1])
-        else:
-            own = shapes.get(name.removeprefix(INNER))
+        low = isinstance(modules[outer], LowRankLinear)
+        title = f"{outer}.{kind}".removeprefix(INNER) if low else name.removeprefix(INNER)
+        met.add(title)
+        own = shapes.get(title)
         if own is None or len(own) != len(shape):
-            raise ConfigError(
-                f"optim.mup_base: the narrow network has no {name.removeprefix(INNER)!r}",
-                mend="It may differ in widths alone, such as mlp.hidden_units, and has as many layers.",
-            )
-        if own == shape:
+            raise _other_layers(title)
+        if low and len(own) == 2:
+            own = (shape[0], own[1]) if side == "reduce" else (own[0], shape[1])
+        if own == shape or len(shape) < 2:
             continue
         if not isinstance(modules[layer], nn.Linear):
             raise ConfigError(
-                f"optim.mup_base: {name.removeprefix(INNER)!r} grows with the width, and is no linear layer",
+                f"optim.mup_base: {title!r} grows with the width, and is no linear layer",
                 mend="Keep the width that it comes from as it is in the narrow model.",
             )
         found[name] = Growth(shape[1] / own[1], shape[0] / own[0])
+    if missing := sorted(shapes.keys() - met):
+        raise _other_layers(missing[0])
+    _check_inputs(found)
     return found
+
+
+def _other_layers(title: str) -> ConfigError:
+    return ConfigError(
+        f"optim.mup_base: one of the two networks alone has {title!r}",
+        mend="They may differ in widths, such as mlp.hidden_units, and have as many layers.",
+    )
+
+
+def _check_inputs(grown: Mapping[str, Growth]) -> None:
+    """See that what a layer reads grows as a whole: as some layer's outputs do.
+
+    Raises:
+        ConfigError: part of it does, and part of it does not.
+    """
+    outputs = {growth.outputs for growth in grown.values()}
+    for name, growth in grown.items():
+        if growth.inputs != 1 and growth.inputs not in outputs:
+            raise ConfigError(
+                f"optim.mup_base: {name.removeprefix(INNER)!r} reads numbers that grow with the width beside others",
+                mend="Such a network has no rates of a narrow one; for DCN-v2, model.structure=stacked has them.",
+            )

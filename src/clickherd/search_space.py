@@ -128,6 +128,8 @@ def default_space(config: Config, fixed: Collection[str] = ()) -> Space:
     space: Space = {}
     for name, default in (OPTIM | (OTHERS if named is None else named)).items():
         entry = default.of(_value(config, name)) if isinstance(default, Around) else default
+        if name == "model.embedding_dim" and config.compression.dims:  # which are those of this width
+            continue
         if name not in fixed and (named is not None or name.startswith("optim.") or _takes(config, name, entry)):
             space[name] = entry
     return space

@@ -12,7 +12,6 @@ FOLDER/
 from __future__ import annotations
 
 import json
-import math
 import statistics
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -20,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -31,7 +31,7 @@ from clickherd.device_store import TrainingRows
 from clickherd.errors import ConfigError
 from clickherd.layers import relu_mlp
 from clickherd.learner import Learner
-from clickherd.mup import narrow_config
+from clickherd.mup import growths, narrow_config
 from clickherd.network import ClickModel
 from clickherd.runs import Announce, check_folder, make_folder, ready
 from clickherd.runtime import seeded, threads_kept
@@ -71,6 +71,8 @@ def check_widths(
     if len(times) < 2:
         raise ConfigError("a comparison takes two widths at least", mend="Give --times twice, or leave it out.")
     check_folder(folder, ("widths.json",))
+    if config.compression:
+        raise ConfigError("widths are compared of whole models", mend="Leave the settings of compression out.")
     base = base_of(config)
     for factor in times:
         narrow_config(config.model, widened(base, factor))
@@ -81,21 +83,27 @@ def check_widths(
         for way, one in _configs(config, base, factor).items():
             found[way].append(_averaged([_moved(one, prepared, steps, seed) for seed in range(SEEDS)]))
         announce(f"{factor} times the narrow model's width: done")
+    readouts = _readouts(_configs(config, base, times[-1])["mup"], prepared)
     result: dict[str, Any] = {
         "model": config.model.name,
         "narrow": base,
-        "rows": {"train": len(prepared.train)},
+        "rows": {"train": len(prepared.train), "compared": min(SAMPLE, len(prepared.train))},
+        "seeds": SEEDS,
         "batch_size": config.train.batch_size,
         "steps": steps,
         "times": times,
         "layers": [
-            {"name": name} | {way: _line(times, [moved[name] for moved in found[way]]) for way in found}
+            {"name": name, "readout": name in readouts}
+            | {way: _line(times, [moved[name] for moved in found[way]]) for way in found}
             for name in found["mup"][0]
         ],
         "machine": f"{machine.describe()}, threads: {config.train.threads}, {config.train.device}",
         "out": str(folder),
     }
-    result["holds"] = all(abs(layer["mup"]["slope"]) <= STEEP for layer in result["layers"])
+    result["holds"] = all(
+        layer["mup"]["slope"] <= STEEP and (layer["readout"] or layer["mup"]["slope"] >= -STEEP)
+        for layer in result["layers"]
+    )
     make_folder(folder)
     checkpoint.write_text(folder / "widths.json", json.dumps(result, indent=1) + "\n")
     from clickherd.report.widths import write_widths
@@ -139,10 +147,19 @@ def _configs(config: Config, base: dict[str, Any], factor: int) -> dict[str, Con
     }
 
 
+def _readouts(config: Config, prepared: Prepared) -> set[str]:
+    """The layers that have more inputs than in the narrow model, and as many outputs."""
+    assert config.optim.mup_base is not None
+    model = ClickModel(config.model, prepared.encoder.layout, device="meta")
+    narrow = model.network(narrow_config(config.model, config.optim.mup_base), device="meta")
+    grown = growths(model, narrow)
+    return {name.rpartition(".")[0] for name, one in grown.items() if one.inputs != 1 and one.outputs == 1}
+
+
 def _moved(config: Config, prepared: Prepared, steps: int, seed: int) -> Moved:
     """How far the outputs of every layer move in so many batches at the full rate, from the seed's weights."""
     train = prepared.train
-    sample = train.take(torch.arange(min(SAMPLE, len(train))).numpy())
+    sample = train.take(np.arange(min(SAMPLE, len(train))))
     with seeded(seed):
         model = ClickModel(
             config.model, prepared.encoder.layout, init_std=config.optim.init_std, device=config.train.device
@@ -192,8 +209,8 @@ def _averaged(runs: Sequence[Moved]) -> Moved:
 
 
 def _line(times: Sequence[int], moved: Sequence[float]) -> dict[str, Any]:
-    """What moved at each width, and the slope of its logarithm over that of the width; nothing moved at all: none."""
+    """What moved at each width, and the slope of its logarithm over that of the width; where nothing moved: 0."""
     if min(moved) <= 0:
-        return {"moved": list(moved), "slope": 0.0 if max(moved) <= 0 else math.inf}
-    x, y = ([math.log2(value) for value in values] for values in (times, moved))
+        return {"moved": list(moved), "slope": 0.0}
+    x, y = np.log2(times).tolist(), np.log2(moved).tolist()
     return {"moved": list(moved), "slope": statistics.linear_regression(x, y).slope}

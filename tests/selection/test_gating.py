@@ -14,7 +14,7 @@ import torch
 from torch.nn.functional import binary_cross_entropy_with_logits
 
 from clickherd.config import resolve
-from clickherd.data.store import MISSING, UNKNOWN, FieldLayout, Layout, Store
+from clickherd.data.store import FIRST_VALUE, MISSING, UNKNOWN, FieldLayout, Layout, Store
 from clickherd.device_store import HostEpoch, TrainingRows
 from clickherd.errors import Interrupted
 from clickherd.layers.embedding import EmbeddingTable
@@ -84,9 +84,10 @@ def test_gates_get_the_gradient_of_the_validation_rows(make_store: Callable[...,
     """Of their loss and ρ/N Σ o, as autograd has it for the gates that were drawn: of the training rows, nothing."""
     store, valid = make_store(256), make_store(64, 2)
     learner = learner_of(store, valid)
+    learner.micro_batch_size = 20  # of the validation rows, too: several
     table, model = learner.table, learner.model
-    order = np.random.default_rng((0, 0)).permutation(64)[:32]  # the first half of the epoch's two steps
-    batch = HostEpoch(valid, order, torch.device("cpu")).take(0, 32)
+    order = np.random.default_rng((0, 0)).permutation(64)  # fewer than the least: all in every step
+    batch = HostEpoch(valid, order, torch.device("cpu")).take(0, 64)
     with seeded(3):
         table.draw()
     drawn_KG = table.is_open_KG.float().requires_grad_()
@@ -111,6 +112,37 @@ def test_gates_get_the_gradient_of_the_validation_rows(make_store: Callable[...,
     torch.testing.assert_close(learner.gates.moments[0], 0.1 * grad_KG * 0.25, rtol=1e-4, atol=1e-9)  # σ'(0) is ¼
     assert (table.gates != 0).all()
     assert not torch.equal(table.weight, rows_before)
+
+
+def test_validation_rows_are_taken_in_turn(make_store: Callable[..., Store]) -> None:
+    """At least 256 in a step, if there are so many; an epoch has each of them once, where they are more than that."""
+    learner = learner_of(make_store(256), make_store(1_000, 2))
+    rows = []
+    for step in range(4):
+        learner.embedding.num_steps = step
+        rows.append(learner._next_rows())
+    assert [len(one) for one in rows] == [500] * 4
+    for epoch in (rows[:2], rows[2:]):
+        assert sorted(np.concatenate(epoch).tolist()) == list(range(1_000))
+    learner = learner_of(make_store(2_560), make_store(300, 2))
+    learner.embedding.num_steps = 19  # the last of the epoch's twenty
+    assert len(np.unique(learner._next_rows())) == 256
+
+
+def test_the_unknown_row_counts_as_often_as_gates_are_closed(make_store: Callable[..., Store]) -> None:
+    """Half of them for every value: it is clipped by half the field's rows, not as a value met once."""
+    store = make_store(256)
+    learner = learner_of(store, make_store(64, 2))
+    table, rows = learner.table, learner.embedding
+    table.is_open_KG = torch.tensor([[True, False], [False, False], [True, False], [False, False]])
+    table.refresh()
+    (field, *_) = store.layout.fields
+    rows.counts_V[field.offset : field.offset + field.size] = 10
+    rows.grad_VW.normal_()
+    rows.pass_on()
+    values = field.size - 1  # and what is missing
+    assert rows.counts_V[field.offset + UNKNOWN] == 10 + 5 * values
+    assert rows.counts_V[field.offset + FIRST_VALUE] == 10
 
 
 def test_validation_rows_teach_the_weights_nothing(make_store: Callable[..., Store]) -> None:

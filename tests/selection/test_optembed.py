@@ -184,32 +184,52 @@ def test_what_is_found_can_be_trained(run: Run) -> None:
     assert site["kept_values"] > noise["kept_values"]
     assert result["numbers_share"] <= 0.4
     features = yaml.safe_load(Path("out/features.yaml").read_text())
-    assert features["dims"] == {
-        one["name"]: one["numbers"] for one in result["features"] if one["kept"] and one["numbers"] < 4
-    }
-    train = ["train", "log.parquet", "--label", "clicked", "--epochs", 1, "--set", "model.embedding_dim=4"]
+    shorter = {one["name"]: one["numbers"] for one in result["features"] if one["kept"] and one["numbers"] < 4}
+    assert features["dims"] == {"embedding": 4, "of": shorter}
+    train = ["train", "log.parquet", "--label", "clicked", "--epochs", 1]
     code, _, err = run(*train, "--no-report", "--features", "out/features.yaml", "--out", "short")
     assert code == 0, err
     config = yaml.safe_load(Path("short/config.yaml").read_text())
-    assert config["compression"]["dims"] == features["dims"]
+    assert config["compression"]["dims"] == shorter
+    assert config["model"]["embedding_dim"] == 4  # as in the search, though it is not given again
     code, _, err = run("evaluate", "short", "log.parquet")
     assert code == 0, err
-    code, _, err = run("train", "log.parquet", "--label", "clicked", "--features", "out/features.yaml", "--model", "lr")
+    again = ["select", "log.parquet", "--label", "clicked", "--features", "out/features.yaml"]  # its columns, whole
+    code, _, err = run(*again, "--method", "gates", "--penalty", 0, "--out", "gated")
+    assert code == 0, err
+    Path("out/features.yaml").write_text("features: [site]\ndims: {embedding: 4, of: {site: 9}}\n")
+    code, _, err = run(*train, "--no-report", "--features", "out/features.yaml", "--out", "long")
     assert code == 2
-    assert "compression.dims" in err
+    assert "compression.dims.site = 9: an embedding has 4 numbers" in err.replace("\n", " ")
 
 
 def test_faults_are_told(run: Run) -> None:
     write_log(Path("log.parquet"), 1_000)
+    pl.read_parquet("log.parquet").sort("clicked").write_parquet("valid.parquet")
     for more, said in (
         (["--budget", 0.1], "a number for each of"),
         (["--keep", 2], "--keep has no meaning for optembed"),
         (["--set", "model.embedding_dim=1"], "hold a number at most"),
+        (["--model", "fgcnn"], "hold several embeddings"),
         (["--set", "data.valid_fraction=0"], "there are no validation rows"),
+        (["--valid", "valid.parquet"], "too few validation rows to search with"),
     ):
         code, _, err = run("select", "log.parquet", *SELECT, *more)
         assert code == 2
         assert said in err.replace("\n", " ")
+
+
+def test_another_budget_asks_the_same_supernet(run: Run) -> None:
+    """A budget that is too small is told when the supernet is learned: that work is not lost."""
+    write_log(Path("log.parquet"), 2_000)
+    code, _, err = run("select", "log.parquet", *SELECT, "--penalty", 0, "--budget", 0.1)
+    assert code == 2
+    assert "Raise --budget" in err
+    code, out, err = run("select", "log.parquet", *SELECT, "--penalty", 0, "--budget", 0.6)
+    assert code == 0, err
+    assert "training is finished" in err
+    assert 0.1 < json.loads(out)["numbers_share"] <= 0.6
+    assert not Path("out/under-way").exists()
 
 
 @pytest.mark.parametrize("cut", [15, 40])  # while the supernet is trained, and while it is searched with

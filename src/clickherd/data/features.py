@@ -3,15 +3,16 @@
 features: [site, app, "user*ad"]   # columns by name; crosses and histories by the name that they have as columns
 crosses: [[user, ad]]              # that are to be made for it, like `sequences` and `histories`
 values: values.parquet             # the values that keep an id of their own, if not all do
-dims: {site: 3}                    # how many numbers a row of the column's values has, where it is no whole embedding
+dims:                              # how many numbers the rows of a column have
+  embedding: 10                    # as a whole
+  of: {site: 3}                    # those that have fewer
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
-from types import MappingProxyType
 
 import yaml
 from pydantic import ConfigDict, Field, TypeAdapter
@@ -24,6 +25,14 @@ from clickherd.errors import ConfigError
 
 
 @checked(frozen=True, config=ConfigDict(extra="forbid"))
+class Dims:
+    """How many numbers an embedding has, and the rows of columns that have fewer."""
+
+    embedding: int = Field(ge=1)
+    of: dict[str, int] = Field(min_length=1)
+
+
+@checked(frozen=True, config=ConfigDict(extra="forbid"))
 class FeatureSet:
     """Columns that a model is to be trained on, and what has to be made for them."""
 
@@ -33,15 +42,11 @@ class FeatureSet:
     histories: tuple[str, ...] = ()
     values: str | None = None  # a file of the values that keep an id of their own, see `kept`; beside this one
 
-    dims: dict[str, int] = Field(default_factory=dict)
+    dims: Dims | None = None  # of rows that are no whole embeddings
 
     @classmethod
     def of(
-        cls,
-        names: Iterable[str],
-        config: DataConfig,
-        values: str | None = None,
-        dims: Mapping[str, int] = MappingProxyType({}),
+        cls, names: Iterable[str], config: DataConfig, values: str | None = None, dims: Dims | None = None
     ) -> FeatureSet:
         """The named columns, the targets of sequences among them, and what the settings make of both."""
         named = list(names)
@@ -53,7 +58,7 @@ class FeatureSet:
             {name: target for name, target in config.sequences.items() if name in features},
             tuple(name for name in config.histories if name in features),
             values,
-            dict(dims),
+            dims,
         )
 
     def save(self, path: Path, title: str) -> None:

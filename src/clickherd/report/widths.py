@@ -22,12 +22,14 @@ def rows(result: Mapping[str, Any]) -> Iterator[list[str]]:
     for layer in result["layers"]:
         for way, title in WAYS.items():
             line = layer[way]
-            yield [layer["name"], title, *(f"{moved:.3g}" for moved in line["moved"]), f"× {2 ** line['slope']:.2f}"]
+            name = layer["name"] + (" (readout)" if layer["readout"] else "")
+            yield [name, title, *(f"{moved:.3g}" for moved in line["moved"]), f"× {2 ** line['slope']:.2f}"]
 
 
 def told(result: Mapping[str, Any]) -> list[str]:
     """The outcome in words."""
-    factors = [[2 ** layer[way]["slope"] for layer in result["layers"]] for way in WAYS]
+    layers = [layer for layer in result["layers"] if not layer["readout"]]
+    factors = [[2 ** layer[way]["slope"] for layer in layers] for way in WAYS]
     lines = [
         f"{title}: twice the width moves a layer's outputs {min(found):.2f} to {max(found):.2f} times as far"
         for title, found in zip(WAYS.values(), factors, strict=True)
@@ -47,7 +49,9 @@ def write_widths(folder: Path, result: Mapping[str, Any]) -> None:
         f"{result['steps']} batches of {result['batch_size']:,} rows, from {result['narrow']}; {result['machine']}.",
         "\n".join(f"- {line}" for line in told(result)),
         markdown(head(result), rows(result)),
-        "How far a layer's outputs are from those before the first batch: mean over 1,024 rows, units and three seeds.",
+        f"How far a layer's outputs are from those before the first batch: mean over {result['rows']['compared']:,} "
+        f"rows, units and {result['seeds']} seeds. What a readout's random start adds shrinks with the width, so its "
+        "outputs may move less.",
         "![how far outputs move, by width](widths.svg)",
     ]
     write_text(folder / "report.md", "\n\n".join(parts) + "\n")

@@ -1,9 +1,9 @@
 """The evolutionary search of OptEmbed: lengths of rows, one a field, that a trained supernet scores best with.
 
-Each generation keeps the best so far as parents; children are copies of a parent with some fields' lengths drawn anew,
-and crossings of two parents, cut between two fields. None has more numbers than the budget: those that would have are
-cut, a number at a time, in fields drawn at random (with the byte budget of the SimQ-NAS kind of search, in the place of
-the paper's search without any).
+It starts from uniform lengths and from some drawn at random. Each generation keeps the best so far as parents; children
+are copies of a parent with some fields' lengths drawn anew, and crossings of two parents, cut between two fields. None
+has more numbers than the budget (the paper's search has none): those that would have are cut, a number at a time, in
+fields drawn at random.
 """
 
 from __future__ import annotations
@@ -67,7 +67,9 @@ def evolve(
         cut = int(rng.integers(0, fields + 1))
         return np.array(one[:cut] + other[cut:])
 
-    candidates = [space.within(drawn(), rng) for _ in range(mutated + crossed)]
+    uniform = [np.full(fields, length) for length in range(space.width, 0, -1)]
+    started = [*uniform, *(drawn() for _ in range(mutated + crossed))]
+    candidates = list(dict.fromkeys(space.within(lengths, rng) for lengths in started))
     for generation in range(generations):
         for candidate in candidates:
             if candidate not in found:

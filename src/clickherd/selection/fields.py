@@ -60,7 +60,6 @@ def select_fields(
         FieldGatesLearner, settings=settings, num_rows=len(prepared.train), valid=prepared.valid, gated=gated
     )
     model, progress = search(config, prepared, folder, settings, learner_of, announce, observer, should_stop)
-    clear(config, settings, folder)
     table = model.table
     assert isinstance(table, FieldGatedTable)
     scores, shares = table.gates.sigmoid().mean(dim=0).tolist(), table.open_fields().tolist()
@@ -81,6 +80,7 @@ def select_fields(
     if not result["kept"]:
         raise ConfigError("no column is worth its penalty", mend="Lower --penalty, or give --keep.")
     _write(result, config, folder)
+    clear(config, settings, folder)
     return result
 
 

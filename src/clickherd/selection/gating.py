@@ -21,8 +21,10 @@ Shapes: V ids, W columns of the table, K layers, G fields with a gate.
 from __future__ import annotations
 
 from collections.abc import Collection
+from functools import partial
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -35,11 +37,13 @@ from clickherd.network import ClickModel, TensorBatch, micro_batches
 from clickherd.optim.scaling import Hyperparameters
 from clickherd.selection.optfs import GateAdam, GatedRows, GatedTable, GateSettings
 
+LEAST = 256  # validation rows that the gates learn from in a step, if there are so many
+
 
 class FieldGatesConfig(GateSettings):
     """Settings of the search."""
 
-    penalty: float = 20.0  # ρ
+    penalty: float = 5.0  # ρ
     layers: int = 8  # K
 
 
@@ -64,8 +68,7 @@ class FieldGatedTable(GatedTable):
 
     def draw(self) -> None:
         """Open each gate with its probability."""
-        uniform = torch.rand(self.gates.shape).to(self.gates.device)
-        self.is_open_KG = uniform < self.gates.sigmoid()
+        self.is_open_KG = torch.rand_like(self.gates) < self.gates.sigmoid()
         self.refresh()
 
     def decide(self) -> None:
@@ -115,30 +118,39 @@ class FieldGatesLearner(Learner):
         self.embedding = GatedRows(self.embedding, self.table)
         self.steps_per_epoch = -(-num_rows // batch_size)
         self.l0, self.valid, self.seed = settings.penalty / num_rows, valid, config.train.seed
+        self.num_valid = max(-(-len(valid) // self.steps_per_epoch), min(len(valid), LEAST))  # in a batch
+        self._order: tuple[int, npt.NDArray[np.int64]] = -1, np.empty(0, np.int64)
         self.gates = GateAdam(self.table, self.embedding.config, settings, self.steps_per_epoch, config.train.epochs)
 
     def step(self, rows: Epoch, start: int, stop: int, hyper: Hyperparameters) -> tuple[Tensor, Tensor]:
         """Draw gates; let them learn from a share of the validation rows, and the model from its batch."""
         self.table.draw()
-        grad_KG = self._of_gates()
+        moves = self.embedding.num_steps >= self.gates.first_step
+        grad_KG = self._of_gates() if moves else torch.zeros_like(self.table.gates)
         results = super().step(rows, start, stop, hyper)
         self.gates.step(grad_KG, self.embedding.num_steps)
         return results
 
     def _of_gates(self) -> Tensor:
         """The gradient of the gates as drawn, shape (K, G), on the next of the validation rows: all in an epoch."""
-        epoch, step = divmod(self.embedding.num_steps, self.steps_per_epoch)
-        order = np.random.default_rng((self.seed, epoch)).permutation(len(self.valid))
-        first, last = (len(order) * k // self.steps_per_epoch for k in (step, step + 1))
         self.model.net.eval()
-        for a, b in micro_batches(last - first, self.micro_batch_size):
-            own = self.valid.take(order[first + a : first + b])
-            batch = self.model.with_sequences(TensorBatch.of(own, self.model.device))
-            self.add_rows(batch, self.gradients(batch, last - first, centred=False))
+        batch = self.model.with_sequences(TensorBatch.of(self.valid.take(self._next_rows()), self.model.device))
+        bounds = micro_batches(self.num_valid, self.micro_batch_size)
+        batches = [batch.slice(first, last) for first, last in bounds]
+        computed = self.workers.map(partial(self.gradients, batch_size=self.num_valid, centred=False), batches)
+        for part, gradients in zip(batches, computed, strict=True):
+            self.add_rows(part, gradients)
         of_open_V = self.embedding.of_openness()
         self.embedding.grad_VW.zero_()
         self.embedding.counts_V.zero_()
         return self.table.gate_gradient(of_open_V, self.l0)
+
+    def _next_rows(self) -> npt.NDArray[np.int64]:
+        epoch, step = divmod(self.embedding.num_steps, self.steps_per_epoch)
+        if self._order[0] != epoch:
+            self._order = epoch, np.random.default_rng((self.seed, epoch)).permutation(len(self.valid))
+        first = step * self.num_valid
+        return self._order[1].take(np.arange(first, first + self.num_valid), mode="wrap")
 
     def settle(self) -> None:
         """With the gates as they are to be judged."""

@@ -19,6 +19,7 @@ Shapes: V ids, W columns of the table, G fields with a threshold, B rows, F fiel
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -40,6 +41,7 @@ NEAR, FAR, TAIL = 0.4, 1.0, 0.4  # where the step's slope is steep, where it end
 class OptEmbedConfig(GateSettings):
     """Settings of the search; the evolution's are the paper's."""
 
+    after_search: ClassVar[tuple[str, ...]] = ("share", "generations", "mutated", "crossed", "mutation")
     penalty: float = 2.0  # ρ
     reach: float = 1.0  # that a threshold moves at most
     share: float = 0.5  # of the table's numbers, at most

@@ -26,7 +26,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -43,10 +43,11 @@ from clickherd.settings import Settings
 
 
 class GateSettings(Settings):
-    """What searches with gates have in common."""
+    """What searches with gates have in common; `after_search` names what plays no part until a model is learned."""
 
+    after_search: ClassVar[tuple[str, ...]] = ()
     penalty: float
-    reach: float = 3.0  # that a gate moves at most in the whole search
+    reach: float = 3.0  # about as far as a gate moves at most in the whole search
     still_epochs: int = 1  # before gates move
 
 
@@ -117,7 +118,7 @@ class GatedTable(EmbeddingTable):
 
 
 class GateAdam:
-    """Adam of the gates, which stay as they are in the first epochs and go no further than `reach` in the others."""
+    """Adam of the gates, which stay as they are in the first epochs and go about `reach` in the others, at most."""
 
     def __init__(
         self, table: GatedTable, of_rows: CowClipConfig, settings: GateSettings, steps_per_epoch: int, epochs: int
@@ -166,19 +167,20 @@ class GatedRows(CowClip):
         self.grad_VW *= share_V1
         if table.unknown_V is not None:
             self.grad_VW.index_add_(0, table.unknown_V, of_unknown_VW)
-            self._count_unknown(table.unknown_V)
+            self._count_unknown(table.unknown_V, 1 - share_V1.squeeze(1))
 
     def of_openness(self) -> Tensor:
         """The batch's gradient of how open each id's way is, shape (V,)."""
         return (self.grad_VW * self.table.beyond_closed()).sum(dim=1) / self.table.initial
 
-    def _count_unknown(self, unknown_V: Tensor) -> None:
+    def _count_unknown(self, unknown_V: Tensor, closed_V: Tensor) -> None:
         """Let the unknown rows count as in the batch: to a kernel, a row without a count has no gradient.
 
-        They occur with every closed value, and at least once where a value of the field does.
+        They occur with every value as often as its gate is closed, and at least once where a value of the field does.
         """
         counts_V = self.counts_V.clone()
-        self.counts_V.index_add_(0, unknown_V, counts_V.masked_fill(self.table.kept, 0))
+        as_often_V = (counts_V * closed_V.clamp(min=0)).round().to(counts_V.dtype)
+        self.counts_V.index_add_(0, unknown_V, as_often_V)
         met = unknown_V[counts_V > 0]
         self.counts_V[met] = self.counts_V[met].clamp(min=1)
 

@@ -86,9 +86,8 @@ def searched(
 
 def search_key(config: Config, settings: GateSettings) -> str:
     """What a search is known by."""
-    return hashlib.sha256(
-        f"{settings_key(config)} {type(settings).__name__} {settings.model_dump_json()}".encode()
-    ).hexdigest()[:16]
+    of_search = settings.model_dump_json(exclude=set(settings.after_search))
+    return hashlib.sha256(f"{settings_key(config)} {type(settings).__name__} {of_search}".encode()).hexdigest()[:16]
 
 
 def searching(config: Config) -> Config:

@@ -23,8 +23,9 @@ from clickherd import checkpoint, metrics
 from clickherd.compact.decoder import DecodedModel
 from clickherd.compression.sensitivity import sample_of
 from clickherd.config import Config
-from clickherd.data.features import FeatureSet
+from clickherd.data.features import Dims, FeatureSet
 from clickherd.data.prepare import Prepared, quiet
+from clickherd.data.store import FIRST_VALUE, Batch
 from clickherd.errors import ConfigError, Interrupted
 from clickherd.network import ClickModel
 from clickherd.observer import Observer
@@ -34,7 +35,7 @@ from clickherd.selection.optembed import OptEmbedConfig, OptEmbedLearner, Prefix
 from clickherd.selection.search import FEWEST, check_search, clear, search, searched
 from clickherd.selection.values import fields_with_values, kept_of_field, save_values
 
-EPOCHS = FEWEST
+EPOCHS, TOLD_EVERY = FEWEST, 10  # generations
 
 
 def select_sizes(
@@ -55,15 +56,32 @@ def select_sizes(
     check_search(config, folder)
     if config.model.row_width < 2:
         raise ConfigError(f"the rows of {config.model.name} hold a number at most", mend="Choose another --model.")
+    if config.model.row_width != config.model.embedding_dim:
+        raise ConfigError(
+            f"the rows of {config.model.name} hold several embeddings, of which none is a prefix",
+            mend="Choose another --model.",
+        )
     config, prepared = ready(config, announce)
     check_validation(prepared, "auc")
+    assert prepared.valid is not None
+    sample = sample_of(prepared.valid, seed=config.train.seed)
+    halves = sample.slice(0, len(sample) // 2), sample.slice(len(sample) // 2, len(sample))
+    if any(len(np.unique(half.labels)) < 2 for half in halves):
+        raise ConfigError(
+            "too few validation rows to search with: all of a half clicked, or none did",
+            mend="Give more with --valid, or set data.valid_fraction.",
+        )
     gated = fields_with_values(prepared)
     learner_of = partial(OptEmbedLearner, settings=settings, num_rows=len(prepared.train), gated=gated)
     model, progress = search(config, prepared, folder, settings, learner_of, announce, observer, should_stop)
     assert isinstance(model.table, ThresholdTable)
     kept = model.table.kept.cpu().numpy()
-    lengths, points = _lengths(model, prepared, kept, settings, config.train.seed, announce, should_stop, folder)
-    clear(config, settings, folder)
+
+    def stopped() -> None:
+        if should_stop():
+            raise Interrupted(folder)
+
+    lengths, points = _lengths(model, halves, kept, settings, config.train.seed, announce, stopped)
     layout = prepared.encoder.layout
     fields = [
         kept_of_field(prepared, place, kept, gated) | {"numbers": lengths[field.target or field.name]}
@@ -85,32 +103,32 @@ def select_sizes(
         "kept": [field["name"] for field in fields if field["kept"]] + list(layout.numeric),
     }
     _write(result, config, prepared, kept, folder)
+    clear(config, settings, folder)
     return result
 
 
 def _lengths(
     model: ClickModel,
-    prepared: Prepared,
+    halves: tuple[Batch, Batch],
     kept: npt.NDArray[np.bool_],
     settings: OptEmbedConfig,
     seed: int,
     announce: Announce,
-    should_stop: Callable[[], bool],
-    folder: Path,
+    stopped: Callable[[], None],
 ) -> tuple[dict[str, int], dict[str, Any]]:
     """How many numbers each field's rows are to hold, and what the supernet scores with them and with all.
 
+    Lengths are chosen on the first of the `halves`; the scores that are told are those of the second.
+
     Raises:
         ConfigError: a number a row is more than there may be.
-        Interrupted: `should_stop` said so.
     """
     assert isinstance(model.net, DecodedModel)
     prefixes = model.net.decoder
     assert isinstance(prefixes, Prefixes)
-    assert prepared.valid is not None
     own = [field for field in model.layout.fields if field.target is None]
     names = [field.name for field in own]
-    rows = [int(kept[field.offset : field.offset + field.size].sum()) for field in own]
+    rows = [_rows_of(kept[field.offset : field.offset + field.size]) for field in own]
     whole = sum(field.size for field in own) * model.row_width
     space = Space(rows, model.row_width, settings.share * whole)
     if space.is_empty:
@@ -119,16 +137,17 @@ def _lengths(
             mend="Raise --budget or --penalty.",
         )
     places = [names.index(field.target or field.name) for field in model.layout.fields[: prefixes.num_fields]]
-    sample = sample_of(prepared.valid, seed=seed)
 
-    def score(lengths: Lengths) -> float:
-        if should_stop():
-            raise Interrupted(folder)
+    def score(lengths: Lengths, half: int = 0) -> float:
+        stopped()
         prefixes.set_lengths([lengths[place] for place in places])
-        return metrics.auc(sample.labels, model.predict(sample))
+        return metrics.auc(halves[half].labels, model.predict(halves[half]))
 
-    announce(f"searching the numbers a row of {len(own)} fields, on {len(sample):,} validation rows")
-    full = score(tuple([model.row_width] * len(own)))
+    def told(generation: int, best: float) -> None:
+        if (generation + 1) % TOLD_EVERY == 0:
+            announce(f"generation {generation + 1}: validation AUC {best:.4f}")
+
+    announce(f"searching the numbers a row of {len(own)} fields, on {len(halves[0]):,} validation rows")
     found = evolve(
         space,
         score,
@@ -137,10 +156,17 @@ def _lengths(
         mutated=settings.mutated,
         crossed=settings.crossed,
         mutation=settings.mutation,
+        after=told,
     )
-    best, lengths = found[0]
-    facts = {"numbers": space.numbers(lengths), "of": whole, "auc": best, "auc_of_all": full, "scored": len(found)}
+    _, lengths = found[0]
+    scores = {"auc": score(lengths, 1), "auc_of_all": score(tuple([model.row_width] * len(own)), 1)}
+    facts = {"numbers": space.numbers(lengths), "of": whole, **scores, "scored": len(found)}
     return dict(zip(names, lengths, strict=True)), facts
+
+
+def _rows_of(kept: npt.NDArray[np.bool_]) -> int:
+    """Rows of a field in the model that is trained anew: none where it has no value left, and is left out."""
+    return int(kept.sum()) if kept[FIRST_VALUE:].any() else 0
 
 
 def _write(
@@ -150,11 +176,12 @@ def _write(
 
     save_values(folder / "values.parquet", prepared, kept)
     width = config.model.row_width
-    dims = {
+    shorter = {
         field["name"]: field["numbers"]
         for field in result["features"]
         if field["kept"] and field["numbers"] < width and field["name"] not in config.data.targets
     }
+    dims = Dims(width, shorter) if shorter else None
     features = FeatureSet.of(result["kept"], config.data, "values.parquet", dims)
     features.save(folder / "features.yaml", f"what is worth its rows to a {config.model.name} of {config.data.label}")
     checkpoint.write_text(folder / "select.json", json.dumps(result, indent=1) + "\n")

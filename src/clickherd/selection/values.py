@@ -55,7 +55,6 @@ def select_values(
     gated = fields_with_values(prepared)
     learner_of = partial(GatedLearner, settings=settings, num_rows=len(prepared.train), gated=gated)
     model, progress = search(config, prepared, folder, settings, learner_of, announce, observer, should_stop)
-    clear(config, settings, folder)
     assert isinstance(model.table, GatedTable)
     kept = model.table.kept.cpu().numpy()
     fields = [kept_of_field(prepared, place, kept, gated) for place in range(len(prepared.encoder.layout.fields))]
@@ -73,6 +72,7 @@ def select_values(
     if not result["kept"]:
         raise ConfigError("no value is worth its row", mend="Lower --penalty.")
     _write(result, config, prepared, kept, folder)
+    clear(config, settings, folder)
     return result
 
 

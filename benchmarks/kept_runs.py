@@ -11,12 +11,15 @@ import host
 
 
 class KeptRuns:
-    """The runs so far, in `path`, with the machine and command of the last call."""
+    """The runs so far, in `path`, and the calls that made them, each with its machine and command."""
 
     def __init__(self, path: Path, packages: tuple[str, ...]) -> None:
         self.path = path
-        self.content: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {"runs": []}
-        self.content |= {"machine": host.describe(packages), "command": host.command()}
+        self.content: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {"calls": [], "runs": []}
+        if "command" in self.content:  # of a file that knew the last call only
+            last = {name: self.content.pop(name) for name in ("machine", "command")}
+            self.content = {"calls": [last], **self.content}
+        self.call = {"machine": host.describe(packages), "command": host.command()}
         self.runs: list[dict[str, Any]] = self.content["runs"]
 
     def run(self, key: Mapping[str, Any], compute: Callable[[], Mapping[str, Any]]) -> dict[str, Any]:
@@ -25,13 +28,18 @@ class KeptRuns:
             if all(one[name] == value for name, value in key.items()):
                 return one
         self.runs.append({**key, **compute()})
+        if self.call not in self.content["calls"]:
+            self.content["calls"].append(self.call)
         self.path.parent.mkdir(parents=True, exist_ok=True)
         self.path.write_text(json.dumps(self.content, indent=1) + "\n")
         print(json.dumps(self.runs[-1]), flush=True)
         return self.runs[-1]
 
     def write(self, body: str) -> None:
-        """Write the page that goes with the file: what was run on which machine, and the table."""
-        machine = self.content["machine"]
-        head = f"`{' '.join(self.content['command'])}`, {machine['cpu']}, {machine['cores']} cores, {machine['date']}."
+        """Write the page that goes with the file: what was run on which machines, and the table."""
+        head = "\n".join(
+            f"- `{' '.join(call['command'])}`, {of['cpu']}, {of['cores']} cores, {of['date']}"
+            for call in self.content["calls"]
+            for of in [call["machine"]]
+        )
         self.path.with_suffix(".md").write_text(f"{head}\n\n{body}")

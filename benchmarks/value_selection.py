@@ -13,7 +13,6 @@ built-in click log. Runs are kept in benchmarks/results/value-selection.json, no
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 import tempfile
 from pathlib import Path
@@ -24,6 +23,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 import host
 from common_gradient import written
 from datasets import root
+from kept_runs import KeptRuns
 from tables import grid, mean_std
 
 from clickherd.config import Config, merge, resolve
@@ -46,22 +46,28 @@ HEAD = ["data", "values", "seeds", "of all values", "of all numbers", "validatio
 
 def main() -> None:
     args = arguments()
-    results = Results(args.out / "value-selection.json", args)
+    kept = KeptRuns(args.out / "value-selection.json", ("torch", "numba", "numpy"))
+
+    def run(data: str, kind: str, setting: float | None, seed: int) -> None:
+        settings = settings_of(data, seed, args.log, args.threads)
+        key = {"data": data, "kind": kind, "setting": setting, "seed": seed}
+        kept.run(key, lambda: train(settings, kind, setting, SEARCHED[data]))
+
     for name in args.data_sets:
         first, *others = args.seeds
         for seed in args.seeds:
-            results.run(name, "all", None, seed)
+            run(name, "all", None, seed)
         for penalty in PENALTIES[name]:
-            results.run(name, "optfs", penalty, first)
-        tried = [run for run in results.runs if (run["data"], run["kind"], run["seed"]) == (name, "optfs", first)]
-        small = [run for run in tried if run["share"] <= MOST] or tried
-        chosen = max(small, key=lambda run: run["valid"]["auc"])
+            run(name, "optfs", penalty, first)
+        tried = [one for one in kept.runs if (one["data"], one["kind"], one["seed"]) == (name, "optfs", first)]
+        small = [one for one in tried if one["share"] <= MOST] or tried
+        chosen = max(small, key=lambda one: one["valid"]["auc"])
         for seed in others:
-            results.run(name, "optfs", chosen["setting"], seed)
+            run(name, "optfs", chosen["setting"], seed)
         for seed in args.seeds:
-            results.run(name, "frequent", chosen["kept"], seed)
-            results.run(name, "optembed", BUDGET, seed)
-    results.write_table()
+            run(name, "frequent", chosen["kept"], seed)
+            run(name, "optembed", BUDGET, seed)
+    kept.write(table(kept.runs))
 
 
 def arguments() -> argparse.Namespace:
@@ -74,41 +80,21 @@ def arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-class Results:
-    """The runs so far, in a file that is written anew after each."""
-
-    def __init__(self, path: Path, args: argparse.Namespace) -> None:
-        self.path, self.args = path, args
-        self.content: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {"runs": []}
-        self.content |= {"machine": host.describe(("torch", "numba", "numpy")), "command": host.command()}
-        self.runs: list[dict[str, Any]] = self.content["runs"]
-
-    def run(self, data: str, kind: str, setting: float | None, seed: int) -> None:
-        """Train, unless that was done."""
-        key = {"data": data, "kind": kind, "setting": setting, "seed": seed}
-        if any(all(run[name] == value for name, value in key.items()) for run in self.runs):
-            return
-        found = train(settings_of(data, seed, self.args.log, self.args.threads), kind, setting, SEARCHED[data])
-        self.runs.append(key | found)
-        self.path.write_text(json.dumps(self.content, indent=1) + "\n")
-        print(json.dumps(self.runs[-1]), flush=True)
-
-    def write_table(self) -> None:
-        machine = self.content["machine"]
-        lines = []
-        for key in dict.fromkeys((run["data"], run["kind"], run["setting"]) for run in self.runs):
-            group = [run for run in self.runs if (run["data"], run["kind"], run["setting"]) == key]
-            titles = {"all": "all", "optfs": f"OptFS, penalty {key[2]}", "frequent": "the most frequent"}
-            title = (titles | {"optembed": f"OptEmbed, budget {key[2]}"})[key[1]]
-            shares = [(run["share"], run.get("numbers", run["share"])) for run in group]
-            lines.append(
-                [key[0], title, str(len(group))]
-                + [f"{sum(of) / len(of):.1%}" for of in zip(*shares, strict=True)]
-                + [mean_std([run["valid"]["auc"] for run in group])]
-                + [mean_std([run["test"][name] for run in group]) for name in ("auc", "logloss")]
-            )
-        head = f"`{' '.join(self.content['command'])}`, {machine['cpu']}, {machine['cores']} cores, {machine['date']}."
-        self.path.with_suffix(".md").write_text(f"{head}\n\n{grid(HEAD, lines)}")
+def table(runs: list[dict[str, Any]]) -> str:
+    """Mean ± standard deviation over seeds."""
+    lines = []
+    for key in dict.fromkeys((run["data"], run["kind"], run["setting"]) for run in runs):
+        group = [run for run in runs if (run["data"], run["kind"], run["setting"]) == key]
+        titles = {"all": "all", "optfs": f"OptFS, penalty {key[2]}", "frequent": "the most frequent"}
+        title = (titles | {"optembed": f"OptEmbed, budget {key[2]}"})[key[1]]
+        shares = [(run["share"], run.get("numbers", run["share"])) for run in group]
+        lines.append(
+            [key[0], title, str(len(group))]
+            + [f"{sum(of) / len(of):.1%}" for of in zip(*shares, strict=True)]
+            + [mean_std([run["valid"]["auc"] for run in group])]
+            + [mean_std([run["test"][name] for run in group]) for name in ("auc", "logloss")]
+        )
+    return grid(HEAD, lines)
 
 
 def settings_of(data: str, seed: int, log: Path, threads: int | None, rows: int = 150_000) -> dict[str, Any]:

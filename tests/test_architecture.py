@@ -45,6 +45,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "int8_average": ("compact", "network", "optim"),
     "mup": ("errors", "settings", "compact", "config", "layers", "models", "network"),
     "learner": (
+        "errors",
         "int8_average",
         "mup",
         "config",

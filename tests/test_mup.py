@@ -122,6 +122,7 @@ def test_a_model_of_the_narrow_widths_is_trained_as_without(make_store: Callable
         ({}, {"mlp": {"hidden_units": [64, 64, 64]}}, "one of the two networks alone"),
         ({}, {"mlp": {"hidden_unit": [64, 64]}}, "optim.mup_base.mlp"),
         ({}, {"embedding_dim": 2}, "leave embedding_dim as it is"),
+        ({}, {"mlp": {"hidden_units": [64, 256]}}, "the narrow network is the wider one"),
         ({"name": "dcnv2"}, {"mlp": {"hidden_units": [64, 64]}}, "'head.weight' reads numbers that grow"),
         (
             {"name": "finalmlp", "mlp2": {"hidden_units": [128]}, "num_heads": 2},
@@ -188,6 +189,7 @@ def test_a_wide_model_names_the_narrow_one(run: Run) -> None:
     code, _, err = run(*train, "--out", "wide")
     assert code == 0, err
     assert "mup_base" in Path("wide/config.yaml").read_text()
+    assert "rates of 2 dense weights are lower than those given, down to 1/8" in err
     code, _, err = run("compress", "wide", "--ratio", 2, "--epochs", 1, "--no-report", "--out", "small")
     assert code == 0, err
 
@@ -197,6 +199,7 @@ def test_faults_of_the_check_are_told(run: Run) -> None:
     for more, said in (
         (["--times", 2], "takes two widths at least"),
         (["--model", "lr"], "lr has no MLP whose width could change"),
+        (["--epochs", 2], "--epochs has no meaning for widths"),
         (["--set", "compression.trained_bits=8"], "widths are compared of whole models"),
         (["--set", "optim.mup_base.mlp.hidden_units=[4]"], "one of the two networks alone"),
     ):

@@ -58,8 +58,8 @@ def select(
         float | None,
         typer.Option(
             min=0,
-            help="What has to come off the training rows' log loss, in nats over all rows: optfs, for a value, 0.2 by "
-            "default; gates, for a column, 20; optembed, for the rows of a column, 2.",
+            help="The more, the less is kept; in nats over all training rows. gates: what a column has to be worth, 5 "
+            "by default; optfs: a value, 0.2; optembed: how hard a column's threshold is pushed up from zero, 2.",
         ),
     ] = None,
     layers: Annotated[int | None, typer.Option(min=1, help="gates: so many gates a column; 8 by default.")] = None,

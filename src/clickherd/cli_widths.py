@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from clickherd.cli_shared import AsJson, Given, announce, folder_for, nested, takes_settings
+from clickherd.errors import ConfigError
 
 
 @takes_settings
@@ -26,7 +27,12 @@ def widths(
     out: Annotated[Path | None, typer.Option(help="The result's folder; an earlier result is replaced.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Check that a step changes as much at every width, with μP and without (coordinate check)."""
+    """Check that a step changes as much at every width, with μP and without (coordinate check).
+
+    The narrow model is the one of the other options, or what optim.mup_base names.
+    """
+    if "epochs" in given.flags.get("train", {}):
+        raise ConfigError("--epochs has no meaning for widths", mend="Say --steps, in batches.")
     config = given.over(nested({"train.batch_size": batch_size})).config("widths")
     from clickherd.report.widths import head, rows, told
     from clickherd.widths import Doubling, check_widths

@@ -18,6 +18,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 from clickherd import mup
 from clickherd.config import Config
 from clickherd.device_store import Epoch
+from clickherd.errors import ConfigError
 from clickherd.graphs import Graphed
 from clickherd.int8_average import Int8Average
 from clickherd.masking import Mask
@@ -64,8 +65,15 @@ class Learner:
         betas = (self.hyper.beta1, optim.betas[1])
         shares = mup.rates(model, optim.mup_base)
         self.dense = KerasAdam(model.net.parameters(), betas=betas, epsilon=optim.epsilon, shares=shares)
-        lookups = batch_size * len(model.layout.fields)
+        per_value = model.places.config.lookups if model.places is not None else 1
+        lookups = batch_size * len(model.layout.fields) * per_value
         kind = CowClip if config.compression.trained_bits is None else Int8CowClip
+        if kind is Int8CowClip and 2 * self.hyper.l2 > self.hyper.clip and optim.regularize == "table":
+            raise ConfigError(
+                f"λ {self.hyper.l2:g} alone is more than the clip {self.hyper.clip:g} lets through: rows that no batch "
+                "touches would be clipped, and those in 8 bits are not looked at",
+                mend="Lower optim.l2, or leave compression.trained_bits out.",
+            )
         self.embedding = kind(
             model.table,
             CowClipConfig(optim.zeta, betas, optim.epsilon, optim.regularize == "batch"),

@@ -82,6 +82,14 @@ def rates(model: ClickModel, base: dict[str, Any] | None) -> list[float] | None:
     return [grown[name].rate for name, _ in model.net.named_parameters()]
 
 
+def told(shares: list[float]) -> str:
+    """What becomes of the rates, for the user."""
+    lower = [share for share in shares if share < 1]
+    if not lower:
+        return "μP: no layer reads more than in optim.mup_base, so that nothing differs"
+    return f"μP: the rates of {len(lower)} dense weights are lower than those given, down to 1/{1 / min(lower):g}"
+
+
 @torch.no_grad()
 def initialise(model: ClickModel, base: dict[str, Any] | None) -> None:
     """Bring the dense weights to the size at the start that they have in the narrow model, or to what μP makes of it.
@@ -153,13 +161,18 @@ def _other_layers(title: str) -> ConfigError:
 
 
 def _check_inputs(grown: Mapping[str, Growth]) -> None:
-    """See that what a layer reads grows as a whole: as some layer's outputs do.
+    """See that nothing shrinks, and that what a layer reads grows as a whole: as some layer's outputs do.
 
     Raises:
-        ConfigError: part of it does, and part of it does not.
+        ConfigError: something shrinks, or part of what a layer reads grows.
     """
     outputs = {growth.outputs for growth in grown.values()}
     for name, growth in grown.items():
+        if min(growth.inputs, growth.outputs) < 1:
+            raise ConfigError(
+                f"optim.mup_base: the narrow network is the wider one, in {name.removeprefix(INNER)!r}",
+                mend="Name widths that are no more than those of the model.",
+            )
         if growth.inputs != 1 and growth.inputs not in outputs:
             raise ConfigError(
                 f"optim.mup_base: {name.removeprefix(INNER)!r} reads numbers that grow with the width beside others",

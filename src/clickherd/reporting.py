@@ -6,12 +6,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from clickherd import machine
 from clickherd.config import Config, dump_yaml
 from clickherd.data.prepare import Prepared, single_parts
-from clickherd.data.store import Batch, Store
+from clickherd.data.store import Store
 from clickherd.evaluate import Scored, evaluate, score
 from clickherd.importance import permutation_importance
 from clickherd.network import ClickModel
@@ -19,12 +17,6 @@ from clickherd.surrogate import drivers
 
 IMPORTANCE_ROWS = 10_000  # enough to rank fields; more would cost longer than training on small logs
 NAMED = 10  # columns that a note names at most
-
-
-def sampled(store: Store, seed: int) -> Batch:
-    """Rows to explain a model by."""
-    rng = np.random.default_rng(seed)
-    return store.take(np.sort(rng.choice(len(store), min(len(store), IMPORTANCE_ROWS), replace=False)))
 
 
 def write_report(
@@ -45,7 +37,7 @@ def write_report(
     store = stores[judged_on]
     assert store is not None
     scored = judged.get(judged_on) or evaluate(model, store)
-    sample = sampled(store, config.train.seed)
+    sample = store.sample(IMPORTANCE_ROWS, config.train.seed)
     path = folder / "report.html"
     render(
         path,

@@ -31,7 +31,7 @@ from clickherd.loaded import load, load_config
 from clickherd.masking import check_mask
 from clickherd.network import ClickModel
 from clickherd.observer import Observer
-from clickherd.reporting import sampled, write_report
+from clickherd.reporting import IMPORTANCE_ROWS, write_report
 from clickherd.runtime import check_device, precision_here, precision_on, seeded, use_threads
 from clickherd.start import Start
 from clickherd.surrogate import Drivers, drivers
@@ -125,9 +125,12 @@ def ready(config: Config, announce: Announce) -> tuple[Config, Prepared]:
     check_calibration(config, prepared.valid)
     if teacher is not None:
         check_teacher(teacher, prepared)
-    if config.compression or config.optim.mup_base:  # on no device: it takes no memory, and says what does not fit
+    if (
+        config.compression or config.optim.mup_base is not None
+    ):  # on no device: it takes no memory, and says what does not fit
         model = ClickModel(config.model, prepared.encoder.layout, device="meta", compression=config.compression)
-        mup.rates(model, config.optim.mup_base)
+        if (shares := mup.rates(model, config.optim.mup_base)) is not None:
+            announce(mup.told(shares))
     return _settled(config, prepared, threads), prepared
 
 
@@ -398,7 +401,8 @@ def explain_run(folder: Path, announce: Announce = quiet) -> Drivers | None:
     use_threads(run.config.train.threads)
     prepared = same_rows(run.config, folder, announce)
     stores = (prepared.test, prepared.valid, prepared.train)
-    sample = sampled(next(store for store in stores if store is not None), run.config.train.seed)
+    store = next(store for store in stores if store is not None)
+    sample = store.sample(IMPORTANCE_ROWS, run.config.train.seed)
     return drivers(run.model.predict, sample, run.encoder, seed=run.config.train.seed)
 
 

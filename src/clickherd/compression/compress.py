@@ -29,7 +29,7 @@ from clickherd.compact.decoder import DecodedModel
 from clickherd.compact.ranks import reducible
 from clickherd.compression.allocation import Allocation, allocate
 from clickherd.compression.low_rank import set_low_rank
-from clickherd.compression.sensitivity import Part, measure, sample_of
+from clickherd.compression.sensitivity import SAMPLE, Part, measure
 from clickherd.config import Config
 from clickherd.data.prepare import Prepared, quiet
 from clickherd.errors import RunError
@@ -79,7 +79,7 @@ def compress_run(
     config = load_config(run)
     if config.compression:
         raise RunError(
-            "the run is compressed already, or its fields share a table",
+            "the run is compressed already, has rows of several lengths (dims), or its fields share a table",
             file=run,
             mend="Compress one with a whole table.",
         )
@@ -166,7 +166,7 @@ class _Probe:
 
     def __init__(self, prepared: Prepared) -> None:
         self.prepared = prepared
-        self.sample = sample_of(prepared.valid if prepared.valid is not None else prepared.train, seed=1)
+        self.sample = (prepared.valid if prepared.valid is not None else prepared.train).sample(SAMPLE, 1)
 
     def point(self, model: ClickModel, *, ratio: float, loss: float | None) -> dict[str, Any]:
         """A point of the frontier; `loss` is what was expected of the parts' together."""

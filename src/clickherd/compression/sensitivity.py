@@ -73,7 +73,7 @@ def measure(
     """
     probe, layers = _Probe(model, batch), reducible(model.net)
     fields = [place for place, own in enumerate(model.layout.fields) if own.target is None]
-    outputs = layer_outputs(model, sample_of(train, seed=0)) if layers else {}
+    outputs = layer_outputs(model, train.sample(SAMPLE, 0)) if layers else {}
     parts: list[Part] = []
     began = time.monotonic()
     for place in fields:
@@ -82,12 +82,6 @@ def measure(
             told(f"measured {len(parts)} of {len(fields) + len(layers)} parts")
             began = time.monotonic()
     return parts + [_layer(probe, name, linear, outputs.pop(name)) for name, linear in layers.items()]
-
-
-def sample_of(store: Store, *, seed: int) -> Batch:
-    """Rows to measure on."""
-    rng = np.random.default_rng(seed)
-    return store.take(np.sort(rng.choice(len(store), min(len(store), SAMPLE), replace=False)))
 
 
 def _occurrences(model: ClickModel, train: Store, place: int) -> Tensor:

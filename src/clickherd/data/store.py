@@ -160,6 +160,11 @@ class Store:
         groups, truth = (column[rows] if len(column) else column for column in (self.groups, self.truth))
         return Batch(take_rows(self.ids, rows), bags, take_rows(self.numeric, rows), self.labels[rows], groups, truth)
 
+    def sample(self, rows: int, seed: int) -> Batch:
+        """So many rows drawn at random, or all if there are no more, in stored order."""
+        drawn = np.random.default_rng(seed).choice(len(self), min(len(self), rows), replace=False)
+        return self.take(np.sort(drawn))
+
     def read(self, start: int, stop: int) -> Batch:
         """Rows [start, stop) in stored order, copied into memory."""
         bags = tuple((np.array(v[o[start] : o[stop]]), o[start : stop + 1] - o[start]) for v, o in self.bags)

@@ -81,7 +81,7 @@ SIZES = ("column", "values", "kept", "numbers a row", "share of the rows")
 def write_sizes(folder: Path, result: Mapping[str, Any]) -> None:
     """Write report.md of a selection of values and lengths."""
     parts = [
-        f"# Which values are worth a row to {result['model']}, and how long a one",
+        f"# Which values {result['model']} keeps, and how many numbers their rows hold",
         f"{result['rows']['train']:,} training rows, {result['epochs']} epochs; {result['machine']}.",
         "\n".join(told_sizes(result)),
         markdown(SIZES, size_rows(result)),
@@ -96,8 +96,8 @@ def told_sizes(result: Mapping[str, Any]) -> list[str]:
     return [
         f"Kept: {result['kept_values']:,} of {result['values']:,} values ({result['kept_share']:.1%}), and "
         f"{result['numbers_share']:.1%} of the table's numbers.",
-        f"Validation AUC of the network that was searched with, before training anew: {found['auc']:.4f}, with rows of "
-        f"full length {found['auc_of_all']:.4f}; {found['scored']:,} lengths were scored.",
+        f"{found['scored']:,} ways to cut rows were tried. The network that was searched with has a validation AUC of",
+        f"{found['auc']:.4f} with the best, of {found['auc_of_all']:.4f} with whole rows; train anew to know more.",
     ]
 
 
@@ -109,7 +109,7 @@ def size_rows(result: Mapping[str, Any]) -> Iterator[list[str]]:
         yield [name, *of]
 
 
-FIELDS = ("", "column", "score", "gates open", "values")
+FIELDS = ("", "column", "open", "values")
 
 
 def write_fields(folder: Path, result: Mapping[str, Any]) -> None:
@@ -121,7 +121,7 @@ def write_fields(folder: Path, result: Mapping[str, Any]) -> None:
         f"{result['machine']}.",
         "\n".join(told(result)),
         markdown(FIELDS, field_rows(result)),
-        "Score: the mean of σ(θ) over the column's gates; above a half, most are open.",
+        "Open: how likely each of a column's gates is to be open at the end, σ(θ); from a half on it is kept.",
     ]
     write_text(folder / "report.md", "\n\n".join(parts) + "\n")
 
@@ -130,7 +130,7 @@ def field_rows(result: Mapping[str, Any]) -> Iterator[list[str]]:
     """The table's cells as text, a list per column, best first."""
     for place, field in enumerate(result["features"], start=1):
         name = field["name"] + ("" if field["kept"] else " (left out)")
-        yield [str(place), name, f"{field['score']:.3f}", f"{field['open']:.0%}", f"{field['values']:,}"]
+        yield [str(place), name, f"{field['score']:.0%}", f"{field['values']:,}"]
 
 
 def told(result: Mapping[str, Any]) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -35,7 +36,10 @@ def told(result: Mapping[str, Any]) -> list[str]:
         for title, found in zip(WAYS.values(), factors, strict=True)
     ]
     if result["holds"]:
-        return [*lines, "With μP rates that suit the narrow model suit the wide one."]
+        return [
+            *lines,
+            "With μP rates that suit the narrow model suit the wide one; optim.mup_base names the narrow one's widths.",
+        ]
     return [*lines, "With μP they should move as far: do not rely on rates of a narrow model here."]
 
 
@@ -46,7 +50,8 @@ def write_widths(folder: Path, result: Mapping[str, Any]) -> None:
     write_text(folder / "widths.svg", standalone(chart(result)))
     parts = [
         f"# {result['model']} at several widths",
-        f"{result['steps']} batches of {result['batch_size']:,} rows, from {result['narrow']}; {result['machine']}.",
+        f"{result['steps']} batches of {result['batch_size']:,} rows; 1× is {json.dumps(result['narrow'])}.",
+        f"{result['machine']}.",
         "\n".join(f"- {line}" for line in told(result)),
         markdown(head(result), rows(result)),
         f"How far a layer's outputs are from those before the first batch: mean over {result['rows']['compared']:,} "

@@ -1,4 +1,4 @@
-"""`clickherd select --method gates`: the columns that are worth having, by gates learned with the model.
+"""`clickherd select --method gates`: the columns that are worth having, by gates learned beside a model.
 
 FOLDER/
   select.json       the result, as `--json` prints it
@@ -9,13 +9,11 @@ FOLDER/
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from clickherd import checkpoint
 from clickherd.config import Config
 from clickherd.data.features import FeatureSet
 from clickherd.data.prepare import quiet
@@ -23,7 +21,7 @@ from clickherd.errors import ConfigError
 from clickherd.observer import Observer
 from clickherd.runs import Announce, ready
 from clickherd.selection.gating import FieldGatedTable, FieldGatesConfig, FieldGatesLearner
-from clickherd.selection.search import FEWEST, check_search, clear, search, searched
+from clickherd.selection.search import FEWEST, check_search, clear, search, searched, write
 
 EPOCHS = FEWEST  # of the search: later on a model may learn rows by heart, and no column is worth as much
 
@@ -40,7 +38,7 @@ def select_fields(
 ) -> dict[str, Any]:
     """Search the columns to keep and leave the result in `folder`; returns the content of select.json.
 
-    Kept are the columns of which at least half of the gates are open, or the `keep` best by the mean of σ(θ).
+    Kept are the columns whose gates are open at least as often as closed, or the `keep` that are most often open.
 
     Raises:
         UserError: settings or data are at fault, or no column is worth its penalty.
@@ -62,10 +60,9 @@ def select_fields(
     model, progress = search(config, prepared, folder, settings, learner_of, announce, observer, should_stop)
     table = model.table
     assert isinstance(table, FieldGatedTable)
-    scores, shares = table.gates.sigmoid().mean(dim=0).tolist(), table.open_fields().tolist()
     fields = [
-        {"name": field.name, "score": score, "open": share, "values": field.size, "kept": share >= 0.5}
-        for field, score, share in zip(table.fields, scores, shares, strict=True)
+        {"name": field.name, "score": score, "values": field.size, "kept": score >= 0.5}
+        for field, score in zip(table.fields, table.gates.sigmoid().tolist(), strict=True)
     ]
     fields.sort(key=lambda field: -field["score"])
     if keep is not None:
@@ -88,8 +85,5 @@ def _write(result: dict[str, Any], config: Config, folder: Path) -> None:
     from clickherd.report.selection import write_fields
 
     title = f"the columns worth having to a {config.model.name} of {config.data.label}, best first"
-    FeatureSet.of(result["kept"], config.data).save(folder / "features.yaml", title)
-    checkpoint.write_text(folder / "select.json", json.dumps(result, indent=1) + "\n")
+    write(folder, result, FeatureSet.of(result["kept"], config.data), title)
     write_fields(folder, result)
-    for left in ("select.svg", "values.parquet"):  # of an earlier result by another method
-        (folder / left).unlink(missing_ok=True)

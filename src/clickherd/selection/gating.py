@@ -3,11 +3,14 @@
 After the abstract of https://arxiv.org/abs/2112.03487: one layer of differentiable binary gates explores too little, an
 ensemble of layers more. The equations are ours:
 
-    b_kf = 1[θ_kf + ε_kf > 0],    o_f = 1/K Σ_k b_kf            ε ~ Logistic(0, 1), drawn for every batch
+    b_kf = 1[θ_f + ε_kf > 0],    o_f = 1/K Σ_k b_kf             ε ~ Logistic(0, 1), drawn for every batch
     ẽ_f = u_f + o_f·(e_f − u_f)                                 u_f: the row of the field's unknown id
-    ∂b_kf/∂θ_kf := σ(θ_kf)(1 − σ(θ_kf))                         the slope of P(b_kf = 1)
+    ∂o_f/∂θ_f := σ(θ_f)(1 − σ(θ_f))                             the slope of P(b_kf = 1) = σ(θ_f)
     min_θ  1/M Σ_m BCE_m + ρ/N Σ_f o_f                          over the M validation rows; N training rows
-    kept: at least half of the θ_kf are not negative            ρ: nats that a field has to be worth
+    kept: σ(θ_f) ≥ ½                                            ρ: nats that a field has to be worth
+
+The K gates of a field have one number θ_f. Each with a number of its own would get the same gradient at every step, as
+the loss depends on their mean alone.
 
 - The loss of the gates is that of rows which the model does not learn from. On the training rows the slope of a field
   that is open tells how much its rows have still to grow, which is nothing for a useful field that is learned, and most
@@ -56,9 +59,9 @@ class FieldGatedTable(GatedTable):
         self.field_V = torch.zeros(len(table.weight), dtype=torch.long, device=device)
         for number, field in enumerate(self.fields):
             self.field_V[field.offset : field.offset + field.size] = number
-        gates_KG = torch.zeros(layers, len(self.fields), device=device)  # as often open as closed
-        self.is_open_KG = gates_KG >= 0
-        super().__init__(table, layout, gated, 0.0, "unknown", gates=gates_KG)
+        gates_G = torch.zeros(len(self.fields), device=device)  # as often open as closed
+        self.is_open_KG = torch.ones(layers, len(self.fields), dtype=torch.bool, device=device)
+        super().__init__(table, layout, gated, 0.0, "unknown", gates=gates_G)
         self.initial = 1.0
         for field in layout.fields:  # without the field, its "missing" tells nothing either
             if field.name in gated:
@@ -68,12 +71,13 @@ class FieldGatedTable(GatedTable):
 
     def draw(self) -> None:
         """Open each gate with its probability."""
-        self.is_open_KG = torch.rand_like(self.gates) < self.gates.sigmoid()
+        uniform_KG = torch.rand(self.is_open_KG.shape, device=self.gates.device)
+        self.is_open_KG = uniform_KG < self.gates.sigmoid()
         self.refresh()
 
     def decide(self) -> None:
-        """Open the gates that are more often open than closed."""
-        self.is_open_KG = self.gates >= 0
+        """Open the gates of the fields that are kept."""
+        self.is_open_KG = (self.gates >= 0).expand_as(self.is_open_KG)
         self.refresh()
 
     def open_fields(self) -> Tensor:
@@ -90,11 +94,11 @@ class FieldGatedTable(GatedTable):
         return self.openness() > 0
 
     def gate_gradient(self, of_open_V: Tensor, l0: float) -> Tensor:
-        """That of all layers' gates, shape (K, G)."""
-        sums_G = torch.zeros_like(self.gates[0])
+        """That of θ, shape (G,)."""
+        sums_G = torch.zeros_like(self.gates)
         sums_G.index_add_(0, self.field_V, of_open_V * self.is_gated_V)
         shares = self.gates.sigmoid()
-        return (sums_G + l0) * shares * (1 - shares) / len(self.gates)
+        return (sums_G + l0) * shares * (1 - shares)
 
 
 class FieldGatesLearner(Learner):
@@ -126,13 +130,13 @@ class FieldGatesLearner(Learner):
         """Draw gates; let them learn from a share of the validation rows, and the model from its batch."""
         self.table.draw()
         moves = self.embedding.num_steps >= self.gates.first_step
-        grad_KG = self._of_gates() if moves else torch.zeros_like(self.table.gates)
+        grad_G = self._of_gates() if moves else torch.zeros_like(self.table.gates)
         results = super().step(rows, start, stop, hyper)
-        self.gates.step(grad_KG, self.embedding.num_steps)
+        self.gates.step(grad_G, self.embedding.num_steps)
         return results
 
     def _of_gates(self) -> Tensor:
-        """The gradient of the gates as drawn, shape (K, G), on the next of the validation rows: all in an epoch."""
+        """The gradient of θ for the gates as drawn, shape (G,), on the next validation rows: all in an epoch."""
         self.model.net.eval()
         batch = self.model.with_sequences(TensorBatch.of(self.valid.take(self._next_rows()), self.model.device))
         bounds = micro_batches(self.num_valid, self.micro_batch_size)

@@ -7,13 +7,15 @@ FOLDER/
 from __future__ import annotations
 
 import hashlib
+import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from clickherd import machine
+from clickherd import checkpoint, machine
 from clickherd.config import Config
+from clickherd.data.features import FeatureSet
 from clickherd.data.prepare import Prepared
 from clickherd.errors import ConfigError
 from clickherd.network import ClickModel
@@ -23,7 +25,7 @@ from clickherd.selection.optfs import GateSettings
 from clickherd.train import LearnerOf
 from clickherd.training_state import Progress
 
-FEWEST = 3  # epochs; with fewer no gate moves before it is hard
+FEWEST = 3  # epochs: in the first no gate moves, in the last those of OptFS are hard
 
 
 def check_search(config: Config, folder: Path) -> None:
@@ -34,9 +36,9 @@ def check_search(config: Config, folder: Path) -> None:
     """
     check_folder(folder, ("select.json", "under-way"))
     if config.train.epochs < FEWEST:
-        raise ConfigError(f"a search with gates takes {FEWEST} epochs at least", mend="Give more with --epochs.")
+        raise ConfigError(f"a search takes {FEWEST} epochs at least", mend="Give more with --epochs.")
     if config.compression:
-        raise ConfigError("gates are for a whole table", mend="Leave the settings of compression out.")
+        raise ConfigError("a search is for a whole table", mend="Leave the settings of compression out.")
 
 
 def search(
@@ -82,6 +84,14 @@ def searched(
         "machine": f"{machine.describe()}, threads: {config.train.threads}, {config.train.device}",
         "out": str(folder),
     }
+
+
+def write(folder: Path, result: dict[str, Any], features: FeatureSet, title: str) -> None:
+    """Write select.json and features.yaml, in the place of an earlier result's."""
+    features.save(folder / "features.yaml", title)
+    checkpoint.write_text(folder / "select.json", json.dumps(result, indent=1) + "\n")
+    for left in ("select.svg", *(() if features.values else ("values.parquet",))):
+        (folder / left).unlink(missing_ok=True)
 
 
 def search_key(config: Config, settings: GateSettings) -> str:

@@ -10,7 +10,6 @@ FOLDER/
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -19,9 +18,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from clickherd import checkpoint, metrics
+from clickherd import metrics
 from clickherd.compact.decoder import DecodedModel
-from clickherd.compression.sensitivity import sample_of
 from clickherd.config import Config
 from clickherd.data.features import Dims, FeatureSet
 from clickherd.data.prepare import Prepared, quiet
@@ -32,10 +30,11 @@ from clickherd.observer import Observer
 from clickherd.runs import Announce, check_validation, ready
 from clickherd.selection.evolution import Lengths, Space, evolve
 from clickherd.selection.optembed import OptEmbedConfig, OptEmbedLearner, Prefixes, ThresholdTable
-from clickherd.selection.search import FEWEST, check_search, clear, search, searched
+from clickherd.selection.search import FEWEST, check_search, clear, search, searched, write
 from clickherd.selection.values import fields_with_values, kept_of_field, save_values
 
 EPOCHS, TOLD_EVERY = FEWEST, 10  # generations
+SAMPLE = 20_000  # validation rows: half to choose lengths by, half to tell what they score
 
 
 def select_sizes(
@@ -64,7 +63,7 @@ def select_sizes(
     config, prepared = ready(config, announce)
     check_validation(prepared, "auc")
     assert prepared.valid is not None
-    sample = sample_of(prepared.valid, seed=config.train.seed)
+    sample = prepared.valid.sample(SAMPLE, config.train.seed)
     halves = sample.slice(0, len(sample) // 2), sample.slice(len(sample) // 2, len(sample))
     if any(len(np.unique(half.labels)) < 2 for half in halves):
         raise ConfigError(
@@ -183,7 +182,5 @@ def _write(
     }
     dims = Dims(width, shorter) if shorter else None
     features = FeatureSet.of(result["kept"], config.data, "values.parquet", dims)
-    features.save(folder / "features.yaml", f"what is worth its rows to a {config.model.name} of {config.data.label}")
-    checkpoint.write_text(folder / "select.json", json.dumps(result, indent=1) + "\n")
+    write(folder, result, features, f"what is worth its rows to a {config.model.name} of {config.data.label}")
     write_sizes(folder, result)
-    (folder / "select.svg").unlink(missing_ok=True)  # of an earlier ranking

@@ -10,7 +10,6 @@ FOLDER/
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Collection
 from functools import partial
 from pathlib import Path
@@ -20,7 +19,6 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from clickherd import checkpoint
 from clickherd.config import Config
 from clickherd.data.features import FeatureSet
 from clickherd.data.kept import kind_of, save_kept, values_of
@@ -30,7 +28,7 @@ from clickherd.errors import ConfigError
 from clickherd.observer import Observer
 from clickherd.runs import Announce, ready
 from clickherd.selection.optfs import GatedLearner, GatedTable, OptFSConfig
-from clickherd.selection.search import check_search, clear, search, searched
+from clickherd.selection.search import check_search, clear, search, searched, write
 
 EPOCHS = 15  # of the paper's search
 
@@ -119,12 +117,9 @@ def _write(
     from clickherd.report.selection import write_values
 
     save_values(folder / "values.parquet", prepared, kept)
-    FeatureSet.of(result["kept"], config.data, "values.parquet").save(
-        folder / "features.yaml", f"what is worth its rows to a {config.model.name} of {config.data.label}"
-    )
-    checkpoint.write_text(folder / "select.json", json.dumps(result, indent=1) + "\n")
+    features = FeatureSet.of(result["kept"], config.data, "values.parquet")
+    write(folder, result, features, f"what is worth its rows to a {config.model.name} of {config.data.label}")
     write_values(folder, result)
-    (folder / "select.svg").unlink(missing_ok=True)  # of an earlier ranking
 
 
 def save_values(path: Path, prepared: Prepared, kept: npt.NDArray[np.bool_]) -> None:

@@ -64,7 +64,7 @@ MODELS = {
     ),
     "ipnn": Pair("PNN", {"hidden_units": UNITS}, {}),
     "fgcnn": Pair("FGCNN", {"dnn_hidden_units": UNITS, "conv_batch_norm": False}, {}),
-    "edcn": Pair("EDCN", {"num_cross_layers": 3}, {"cross_residual": False}),
+    "edcn": Pair("EDCN", {"num_cross_layers": 3}, {"cross_residual": False, "batch_norm": False}),
     "masknet": Pair("MaskNet", {"dnn_hidden_units": UNITS}, {}),
     "finalmlp": Pair(
         "FinalMLP",

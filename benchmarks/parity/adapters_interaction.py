@@ -99,7 +99,7 @@ def fgcnn(w: Weights) -> State:
     return state
 
 
-@case("edcn", "EDCN/src/EDCN.py", {"num_cross_layers": 3}, form={"cross_residual": False})
+@case("edcn", "EDCN/src/EDCN.py", {"num_cross_layers": 3}, form={"cross_residual": False, "batch_norm": False})
 @case(
     "edcn",
     "EDCN/src/EDCN.py",
@@ -110,7 +110,7 @@ def fgcnn(w: Weights) -> State:
     "edcn",
     "EDCN/src/EDCN.py",
     {"num_cross_layers": 3, "bridge_type": "pointwise_addition"},
-    form={"cross_residual": False, "bridge": "addition"},
+    form={"cross_residual": False, "bridge": "addition", "batch_norm": False},
 )
 def edcn(w: Weights) -> State:
     state = w.embedding("embedding_layer") | w.under("head", "fc")

@@ -170,6 +170,7 @@ SMALL: dict[str, dict[str, Any]] = {
     "autoint": {"attention_dim": WIDTH, "num_heads": HEADS},
     "xdeepfm": {"cin_maps": (4, 6, 3)},
     "fgcnn": {"channels": (3, 2), "kernel_height": 3},
+    "edcn": {"batch_norm": False},
 }
 
 

@@ -11,7 +11,8 @@ Chen et al., CIKM 2021, https://doi.org/10.1145/3459637.3481915.
 
 The Hadamard product is the bridge that the paper found best; attention pooling is not here. The cross layer is that of
 the authors' code; FuxiCTR leaves out its last term (`cross_residual`). The gates sum to one and so shrink what they
-gate, F-fold at the start; `batch_norm` restores its scale.
+gate, F-fold at the start; `batch_norm` restores its scale; without it what
+three Hadamard products leave of small embeddings is next to nothing, and so are the gradients.
 A real-valued column is a field of width one.
 
 Shapes: B rows, F fields, D embedding width, K real-valued columns, N = F·D + K.
@@ -39,7 +40,7 @@ class Config(ModelConfig):
     temperature: float = Field(1.0, gt=0, description="τ of the gates: the higher, the more alike they are")
     cross_residual: bool = True
     dropout: float = Field(0.0, ge=0, lt=1, description="after each deep layer")
-    batch_norm: bool = Field(False, description="behind the gates, with the statistics of the micro-batch")
+    batch_norm: bool = Field(True, description="behind the gates, with the statistics of the micro-batch")
 
     def build(self, num_fields: int, num_numeric: int) -> EDCN:
         """The network."""

@@ -85,7 +85,7 @@ def table(runs: list[dict[str, Any]]) -> str:
             lost = statistics.mean(cells[best]) - statistics.mean(cells[RATES.index(best_narrow)])
             lines.append([f"{width}", way, *map(mean_std, cells), f"{RATES[best]:g}", f"{lost:.4f}"])
     head = ["units", "", *(f"rate {rate:g}" for rate in RATES), "best rate", f"lost at {best_narrow:g}"]
-    return f"Validation AUC, {seeds} seeds; DeepFM, Frappe_x1, four epochs.\n\n{grid(head, lines)}"
+    return f"Validation AUC, {seeds} seed(s); DeepFM, Frappe_x1, four epochs.\n\n{grid(head, lines)}"
 
 
 if __name__ == "__main__":

@@ -132,7 +132,7 @@ def train(settings: dict[str, Any], kind: str, setting: float | None, epochs: in
             select_sizes(search, OptEmbedConfig(share=setting), folder / "selected")
             chosen = load_features(folder / "selected/features.yaml")
             data = {"features": list(chosen.features), "kept_values": chosen.values}
-            changed = {"data": data, "compression": {"dims": chosen.dims}}
+            changed = {"data": data, "compression": {"dims": chosen.dims.of if chosen.dims else {}}}
             config, prepared = ready(resolve(merge(settings, changed)), lambda _: None)
         elif kind == "frequent":
             count = 2

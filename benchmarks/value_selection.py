@@ -119,17 +119,13 @@ def train(settings: dict[str, Any], kind: str, setting: float | None, epochs: in
     of, numbers_of = number_of_values(prepared), numbers(config, prepared)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        if kind == "optfs":
+        if kind in ("optfs", "optembed"):
             assert setting is not None
-            search = resolve(merge(settings, {"train": {"epochs": epochs}}))
-            select_values(search, OptFSConfig(penalty=setting), folder / "selected")
-            chosen = load_features(folder / "selected/features.yaml")
-            data = {"features": list(chosen.features), "kept_values": chosen.values}
-            config, prepared = ready(resolve(merge(settings, {"data": data})), lambda _: None)
-        elif kind == "optembed":
-            assert setting is not None
-            search = resolve(merge(settings, {"train": {"epochs": SIZE_EPOCHS}}))
-            select_sizes(search, OptEmbedConfig(share=setting), folder / "selected")
+            search = resolve(merge(settings, {"train": {"epochs": epochs if kind == "optfs" else SIZE_EPOCHS}}))
+            if kind == "optfs":
+                select_values(search, OptFSConfig(penalty=setting), folder / "selected")
+            else:
+                select_sizes(search, OptEmbedConfig(share=setting), folder / "selected")
             chosen = load_features(folder / "selected/features.yaml")
             data = {"features": list(chosen.features), "kept_values": chosen.values}
             changed = {"data": data, "compression": {"dims": chosen.dims.of if chosen.dims else {}}}

@@ -13,14 +13,12 @@ from __future__ import annotations
 
 import json
 import statistics
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor, nn
 
 from clickherd import checkpoint, machine
@@ -29,13 +27,12 @@ from clickherd.data.prepare import Prepared, quiet
 from clickherd.data.store import Batch
 from clickherd.device_store import TrainingRows
 from clickherd.errors import ConfigError
-from clickherd.layers import relu_mlp
 from clickherd.learner import Learner
 from clickherd.mup import growths, narrow_config
 from clickherd.network import ClickModel
+from clickherd.outputs import outputs_of
 from clickherd.runs import Announce, check_folder, make_folder, ready
-from clickherd.runtime import seeded, threads_kept
-from clickherd.threads import set_threads
+from clickherd.runtime import seeded
 from clickherd.train import batch_size_for, begin
 
 SAMPLE = 1024  # rows whose outputs are looked at: one slice of a prediction
@@ -177,31 +174,10 @@ def _moved(config: Config, prepared: Prepared, steps: int, seed: int) -> Moved:
     return {name: float((after[name] - before[name]).abs().mean()) for name in before}
 
 
-@torch.no_grad()
 def _outputs(model: ClickModel, sample: Batch) -> dict[str, Tensor]:
     """What every linear layer gives for the rows, and the logits."""
-    found: dict[str, list[Tensor]] = {}
-    with _hooks(model.net, found), relu_mlp.layer_by_layer(), threads_kept():
-        set_threads(1)
-        model.predict(sample)
-    return {name: torch.cat(parts) for name, parts in found.items()}
-
-
-@contextmanager
-def _hooks(net: nn.Module, found: dict[str, list[Tensor]]) -> Iterator[None]:
-    modules = {name: module for name, module in net.named_modules() if isinstance(module, nn.Linear)} | {LOGIT: net}
-
-    def keep(name: str, out: Tensor) -> None:
-        found.setdefault(name, []).append(out.detach().float().clone())
-
-    handles = [
-        module.register_forward_hook(lambda _, __, out, name=name: keep(name, out)) for name, module in modules.items()
-    ]
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
+    linear = {name: module for name, module in model.net.named_modules() if isinstance(module, nn.Linear)}
+    return outputs_of(model, sample, linear | {LOGIT: model.net})
 
 
 def _averaged(runs: Sequence[Moved]) -> Moved:

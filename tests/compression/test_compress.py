@@ -16,14 +16,16 @@ import yaml
 import clickherd
 from clickherd import cli_shared
 from clickherd.compact import packing
+from clickherd.compact.ranks import reducible
 from clickherd.compression.allocation import Allocation, allocate
 from clickherd.compression.compress import made
-from clickherd.compression.sensitivity import layer_outputs, measure
+from clickherd.compression.sensitivity import measure
 from clickherd.config import resolve
 from clickherd.data.store import Store
 from clickherd.estimator import CTRClassifier
 from clickherd.loaded import load
 from clickherd.network import ClickModel
+from clickherd.outputs import outputs_of
 from clickherd.runtime import seeded
 
 Run = Callable[..., tuple[int, str, str]]
@@ -310,6 +312,6 @@ def test_measuring_leaves_the_model_as_it_was(make_store: Callable[..., Store]) 
             of = {(option.dim, option.bits): option.loss for option in part.options}
             assert of[4, 8] < of[4, 4]
             assert of[4, 8] < of[0, 16]
-    outputs = layer_outputs(model, batch)
+    outputs = outputs_of(model, batch, reducible(model.net))
     assert set(outputs) == {part.name for part in parts if not part.is_field}
     assert all(len(found) == 600 for found in outputs.values())

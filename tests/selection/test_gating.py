@@ -71,7 +71,7 @@ def learner_of(store: Store, valid: Store, **settings: float) -> FieldGatesLearn
     config = resolve(
         {
             "model": {"mlp": {"hidden_units": [8]}},
-            "optim": {"rule": "root", "averaging": None},
+            "optim": {"rule": "root", "base_batch_size": 32, "averaging": None},  # a share of the common gradient
             "train": {"epochs": 2, "precision": "fp32", "batch_size": 128},
         }
     )
@@ -109,7 +109,8 @@ def test_gates_get_the_gradient_of_the_validation_rows(make_store: Callable[...,
     rows_before = table.weight.clone()
     with seeded(3):
         learner.step(TrainingRows(store, torch.device("cpu")).epoch(0, 0), 0, 128, learner.hyper)
-    torch.testing.assert_close(learner.gates.moments[0], 0.1 * grad_G * 0.25, rtol=1e-4, atol=1e-9)  # σ'(0) is ¼
+    share = 1 - learner.gates.betas[0]
+    torch.testing.assert_close(learner.gates.moments[0], share * grad_G * 0.25, rtol=1e-4, atol=1e-9)  # σ'(0) is ¼
     assert (table.gates != 0).all()
     assert not torch.equal(table.weight, rows_before)
 

@@ -8,8 +8,7 @@ q. It is the rise in log loss if p were the truth, needs no labels, and is free 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -21,10 +20,8 @@ from clickherd.compact.packing import rounded, row_bytes
 from clickherd.compact.ranks import full_rank, reducible
 from clickherd.compression.low_rank import Directions, project_linear
 from clickherd.data.store import Batch, FieldLayout, Store
-from clickherd.layers import relu_mlp
 from clickherd.network import ClickModel
-from clickherd.runtime import threads_kept
-from clickherd.threads import set_threads
+from clickherd.outputs import outputs_of
 
 DIMS = (0, 1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64)
 SAMPLE = 10_000  # rows
@@ -73,7 +70,7 @@ def measure(
     """
     probe, layers = _Probe(model, batch), reducible(model.net)
     fields = [place for place, own in enumerate(model.layout.fields) if own.target is None]
-    outputs = layer_outputs(model, train.sample(SAMPLE, 0)) if layers else {}
+    outputs = outputs_of(model, train.sample(SAMPLE, 0), layers) if layers else {}
     parts: list[Part] = []
     began = time.monotonic()
     for place in fields:
@@ -163,25 +160,3 @@ def _layer(probe: _Probe, name: str, linear: nn.Linear, outputs_BN: Tensor) -> P
         if bias is not None:
             linear.bias.copy_(bias)
     return part
-
-
-def layer_outputs(model: ClickModel, batch: Batch) -> dict[str, Tensor]:
-    """What each layer that may become a product of two gives for the rows, shape (B, N) each, in their order."""
-    outputs: dict[str, list[Tensor]] = {}
-    with _hooks(model.net, outputs), relu_mlp.layer_by_layer(), threads_kept():
-        set_threads(1)
-        model.predict(batch)
-    return {name: torch.cat(parts) for name, parts in outputs.items()}
-
-
-@contextmanager
-def _hooks(net: nn.Module, outputs: dict[str, list[Tensor]]) -> Iterator[None]:
-    handles = []
-    for name, linear in reducible(net).items():
-        kept = outputs.setdefault(name, [])
-        handles.append(linear.register_forward_hook(lambda _, __, out, kept=kept: kept.append(out.flatten(0, -2))))
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()

@@ -1,0 +1,37 @@
+"""Creatives: text in, pictures out, in CLIP's latent space (unCLIP; Ramesh et al. 2022, https://arxiv.org/abs/2204.06125).
+
+pip install clickherd[creative]
+
+clickherd creative train products --out runs/products          or from Python: train_creative(config, folder, …)
+studio = clickherd.creative.load("runs/products")
+studio.generate("a red mug on the left, white background").save("mugs")
+"""
+
+from typing import TYPE_CHECKING, Any
+
+__all__ = ["Pictures", "Studio", "creative_config", "evaluate", "load", "train_creative"]
+
+if TYPE_CHECKING:
+    from clickherd.creative.config import creative_config
+    from clickherd.creative.evaluate import evaluate
+    from clickherd.creative.pictures import Pictures
+    from clickherd.creative.studio import Studio, load
+    from clickherd.creative.train import train_creative
+
+_HOMES = {
+    "Pictures": "pictures",
+    "Studio": "studio",
+    "creative_config": "config",
+    "evaluate": "evaluate",
+    "load": "studio",
+    "train_creative": "train",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Public names load when used."""
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module
+
+    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)

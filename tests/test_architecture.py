@@ -19,7 +19,8 @@ import clickherd
 SOURCE = Path(clickherd.__file__).parent
 
 # Part (a module or package right under clickherd) → what of clickherd it may import, beside itself. A part that is not
-# named here stands above training (runs, estimator, report, …) and may import everything but the command line.
+# named here stands above training (runs, estimator, report, …) and may import everything but the command line and the
+# extra `creative`, which no click model needs.
 MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "errors": (),
     "settings": ("errors",),
@@ -75,14 +76,27 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
         "start",
         "training_state",
     ),
+    "creative": ("errors", "settings", "checkpoint", "config", "data", "machine", "report", "runtime"),
 }
-COMMAND_LINE = ("cli", "cli_compress", "cli_data", "cli_scale", "cli_select", "cli_shared", "cli_tune", "cli_widths")
+COMMAND_LINE = (
+    "cli",
+    "cli_compress",
+    "cli_creative",
+    "cli_data",
+    "cli_scale",
+    "cli_select",
+    "cli_shared",
+    "cli_tune",
+    "cli_widths",
+)
 
 # Library → the parts that never import it, not even inside a function.
 NEVER: dict[str, tuple[str, ...]] = {
     "torch": ("errors", "settings", "threads", "metrics", "data"),
     "sklearn": tuple(MAY_IMPORT),
     "matplotlib": tuple(MAY_IMPORT),
+    "diffusers": tuple(part for part in MAY_IMPORT if part != "creative"),
+    "transformers": tuple(part for part in MAY_IMPORT if part != "creative"),
 }
 
 
@@ -123,7 +137,7 @@ def allowed(part: str, target: str) -> bool:
     if other in ("", part) or part in COMMAND_LINE:
         return True
     if part not in MAY_IMPORT:
-        return other not in COMMAND_LINE
+        return other not in (*COMMAND_LINE, "creative")
     inner = target.removeprefix("clickherd.")
     return any(inner == name or inner.startswith(f"{name}.") for name in MAY_IMPORT[part])
 
@@ -174,12 +188,12 @@ def loaded_by(code: str, *arguments: str) -> set[str]:
 
 COMMAND = "from clickherd.cli import main; main()"
 WORKING = {"torch", "numba", "numpy", "polars", "pyarrow", "pandas", "scipy", "sklearn", "matplotlib", "jinja2", "yaml"}
-WORKING |= {"optuna", "sqlalchemy"}
+WORKING |= {"optuna", "sqlalchemy", "diffusers", "transformers", "PIL"}
 
 
 def test_import_and_help_load_nothing_that_works_on_data() -> None:
     assert not loaded_by("import clickherd") & {*WORKING, "pydantic", "typer", "rich"}
-    verbs = [[verb, "--help"] for verb in ("train", "scale", "tune", "data")]
+    verbs = [[verb, "--help"] for verb in ("train", "scale", "tune", "data", "creative")]
     for arguments in (["--help"], ["--version"], *verbs):
         assert not loaded_by(COMMAND, *arguments) & WORKING, arguments  # typer itself loads pydantic
 

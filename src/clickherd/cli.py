@@ -20,6 +20,7 @@ from rich.text import Text
 
 from clickherd import __version__
 from clickherd.cli_compress import compress
+from clickherd.cli_creative import app as creative_app
 from clickherd.cli_data import app as data_app
 from clickherd.cli_scale import scale
 from clickherd.cli_select import select
@@ -39,6 +40,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+app.add_typer(creative_app, name="creative", help="Pictures from words, in CLIP's latent space (extra: creative).")
 app.add_typer(data_app, name="data", help="Catalogue, built-in click log, profile of your own files.")
 
 Sources = Annotated[

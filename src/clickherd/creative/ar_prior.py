@@ -63,7 +63,7 @@ class ARPrior(nn.Module):
 
     def standardise(self, image_ND: Tensor, text_ND: Tensor) -> None:
         """Take components, the buckets' ranges and the quantiles of z_i · z_t from the training set."""
-        number = len(self.get_buffer("components"))
+        number = self.num_components
         found = PCA.fit(image_ND)
         buckets = Buckets.fit(found.project(image_ND, number), self.number)
         dots = (image_ND * text_ND).sum(-1)
@@ -80,6 +80,11 @@ class ARPrior(nn.Module):
             self.get_buffer(name).copy_(values)
 
     @property
+    def num_components(self) -> int:
+        """K."""
+        return len(self.get_buffer("components"))
+
+    @property
     def pca(self) -> PCA:
         """The components that are kept."""
         return PCA(self.get_buffer("mean"), self.get_buffer("components"), self.get_buffer("variance"))
@@ -91,7 +96,7 @@ class ARPrior(nn.Module):
 
     def quantise(self, image_ND: Tensor) -> Tensor:
         """The codes of embeddings, int64 (N, K)."""
-        return self.buckets.codes(self.pca.project(image_ND, len(self.get_buffer("components"))))
+        return self.buckets.codes(self.pca.project(image_ND, self.num_components))
 
     def restore(self, codes_NK: Tensor) -> Tensor:
         """Unit embeddings (N, D) of codes."""

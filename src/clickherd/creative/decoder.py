@@ -77,7 +77,8 @@ class Decoder(nn.Module):
         no_embedding_B = (torch.rand(number, generator=rng) < self.config.drop_embedding).to(device)
         no_text_B = (torch.rand(number, generator=rng) < self.config.drop_text).to(device)
         x_t, target = diffusion.noised(x_0, noise, t_B, "v_prediction")
-        return (self(x_t, t_B, image_BD, texts, no_embedding_B, no_text_B) - target).square().mean()
+        predicted: Tensor = self(x_t, t_B, image_BD, texts, no_embedding_B, no_text_B)
+        return (predicted - target).square().mean()
 
     def network(self, image_BD: Tensor, texts: Texts | None, guidance: float = 1.0) -> diffusion.Network:
         """v as a function of (x_t, t) alone, for sampling and inversion. Guidance is away from neither z_i nor text."""

@@ -134,6 +134,21 @@ def contact_sheet(
     return sheet
 
 
+def to_png(image_3SS: npt.NDArray[np.uint8]) -> bytes:
+    """An image (3, S, S) of 0 to 255 as the bytes of a PNG file.
+
+    Raises:
+        DataError: it has another shape or type.
+    """
+    if image_3SS.ndim != 3 or image_3SS.shape[0] != 3 or image_3SS.dtype != np.uint8:
+        raise DataError(
+            f"an image of shape {image_3SS.shape} and type {image_3SS.dtype}", mend="Give uint8 of shape (3, S, S)."
+        )
+    buffer = io.BytesIO()
+    Image.fromarray(np.ascontiguousarray(image_3SS.transpose(1, 2, 0))).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
 def save_png(image_3SS: npt.NDArray[np.uint8], path: Path) -> None:
     """Write an image (3, S, S) of 0 to 255 beside `path`, then rename: never half a file.
 

@@ -36,7 +36,8 @@ def slerp(a_ND: Tensor, b_ND: Tensor, t: float) -> Tensor:
     share_a = torch.where(near, torch.full_like(angle, 1 - t), torch.sin((1 - t) * angle) / safe)
     share_b = torch.where(near, torch.full_like(angle, t), torch.sin(t * angle) / safe)
     length = (1 - t) * a_ND.norm(dim=-1, keepdim=True) + t * b_ND.norm(dim=-1, keepdim=True)
-    return length * normalize(share_a * unit_a + share_b * unit_b, dim=-1)
+    between: Tensor = length * normalize(share_a * unit_a + share_b * unit_b, dim=-1)
+    return between
 
 
 def text_diff(image_ND: Tensor, from_ND: Tensor, to_ND: Tensor, theta: float) -> Tensor:

@@ -109,7 +109,7 @@ def fit(
         rng = torch.Generator().manual_seed(seed_of(seed, stage.name, done.step))
         with autocast(device, precision):
             loss = stage.loss(batches.rows(done.step), rng)
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(parameters, config.clip_norm)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)

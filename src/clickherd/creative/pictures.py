@@ -35,15 +35,17 @@ class Pictures:
     def save(self, folder: str | Path) -> list[Path]:
         """Write sheet.png, and each picture as ROW-COLUMN.png; returns the files, the sheet first."""
         folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        sheet = self.sheet()
         files = [folder / "sheet.png"]
-        save_png(np.asarray(sheet.convert("RGB")).transpose(2, 0, 1), files[0])
+        self.save_sheet(files[0])
         for i, row in enumerate(self.images):
             for k, image in enumerate(row):
                 files.append(folder / f"{i + 1:02}-{k + 1:02}.png")
                 save_png(image, files[-1])
         return files
+
+    def save_sheet(self, file: Path) -> None:
+        """Write the contact sheet as a PNG."""
+        save_png(np.asarray(self.sheet()).transpose(2, 0, 1), file)
 
     def _repr_png_(self) -> bytes:
         buffer = io.BytesIO()

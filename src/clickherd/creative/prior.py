@@ -72,7 +72,8 @@ class DiffusionPrior(nn.Module):
         t_B = torch.randint(diffusion.TIMESTEPS, (len(x_0),), generator=rng).to(device)
         hidden_B = (torch.rand(len(x_0), generator=rng) < self.drop_text).to(device)
         x_t, target = diffusion.noised(x_0, noise, t_B, "sample")
-        return (self(x_t, t_B, texts, hidden_B) - target).square().mean()
+        loss: Tensor = (self(x_t, t_B, texts, hidden_B) - target).square().mean()
+        return loss
 
     @torch.no_grad()
     def sample(self, texts: Texts, noise_BD: Tensor, *, steps: int, guidance: float) -> Tensor:

@@ -133,7 +133,7 @@ def save_stage(folder: Path, name: str, module: nn.Module) -> None:
         if isinstance(module, Clip):
             module.save(fresh)
         else:
-            facts = {"components": len(module.get_buffer("components"))} if isinstance(module, ARPrior) else {}
+            facts = {"components": module.num_components} if isinstance(module, ARPrior) else {}
             checkpoint.save(fresh / "model.safetensors", module.state_dict(), facts)
 
 

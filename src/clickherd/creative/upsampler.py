@@ -42,7 +42,8 @@ class Upsampler(nn.Module):
         """Side of the crops that it learns from: what the U-Net can halve, and whole small pixels."""
         unit = self.config.patch * 2 ** (len(self.config.channels) - 1)
         unit *= self.factor if unit % self.factor else 1
-        return min(max(round(self.size * self.config.crop / unit), 1) * unit, self.size)
+        side: int = min(max(round(self.size * self.config.crop / unit), 1) * unit, self.size)
+        return side
 
     def forward(self, x_t: Tensor, t_B: Tensor, small: Tensor) -> Tensor:
         """Predicted v, (B, 3, S, S), given the small image (B, 3, s, s)."""
@@ -63,7 +64,8 @@ class Upsampler(nn.Module):
         noise = torch.randn(x_0.shape, generator=rng).to(x_0.device)
         t_B = torch.randint(diffusion.TIMESTEPS, (len(x_0),), generator=rng).to(x_0.device)
         x_t, target = diffusion.noised(x_0, noise, t_B, "v_prediction")
-        return (self(x_t, t_B, small) - target).square().mean()
+        loss: Tensor = (self(x_t, t_B, small) - target).square().mean()
+        return loss
 
     @torch.no_grad()
     def sample(self, small: Tensor, noise: Tensor, *, steps: int) -> Tensor:

@@ -1,0 +1,388 @@
+"""How good a creative run is: its pictures, judged by a network that has nothing in common with it.
+
+    FOLDER/judge/model.safetensors   the judge, trained on the real images and their labels
+    FOLDER/evaluation.json           all scores           FOLDER/report.html   scores and pictures on one page
+
+Whatever is asked for are captions of images that were not trained on, and the same number of these images is what the
+pictures are compared with.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from clickherd import machine
+from clickherd.checkpoint import write_text
+from clickherd.creative import scores
+from clickherd.creative.captions import encode_texts
+from clickherd.creative.dataset import HELD_OUT, TRAIN, VALID, ImageSet
+from clickherd.creative.judge import MOST_VALUES, Judge, agreement, train_judge
+from clickherd.creative.latent import text_diff
+from clickherd.creative.loop import seed_of
+from clickherd.creative.sampler import PriorName, to_uint8
+from clickherd.creative.stages import Workshop, is_trained
+from clickherd.creative.studio import Studio, load
+from clickherd.errors import DataError
+
+THETAS = (0.25, 0.35, 0.5)
+EDITED = 48  # pictures that are edited and probed
+PROMPTS, SAMPLES = 16, 8  # for diversity
+CAPTION = "caption"  # the label of a set without labels
+
+Rows = np.ndarray
+
+
+def evaluate(
+    folder: str | Path,
+    *,
+    number: int = 512,
+    seed: int = 0,
+    sample: Mapping[str, Any] | None = None,
+    threads: int | None = None,
+    device: str | None = None,
+    announce: Callable[[str], None] = lambda _: None,
+) -> dict[str, Any]:
+    """Score a run and write its page; returns what evaluation.json holds.
+
+    Args:
+        folder: a run with all stages trained.
+        number: pictures for each score, as many as there are validation images at most.
+        seed: of the samples and of the judge.
+        sample: settings of `SampleConfig` to draw with, in place of the run's.
+        threads: of the CPU, all by default.
+        device: cpu or cuda; that of the run by default.
+        announce: told what is under way.
+
+    Raises:
+        RunError: the run is not trained yet.
+        DataError: fewer than two validation images, or captions and labels that no judge could learn.
+    """
+    from clickherd.creative.page import write_page
+
+    studio = load(folder, sample=sample, device=device, threads=threads)
+    evaluation = Evaluation(studio, number, seed, announce)
+    result = evaluation.scores()
+    write_text(studio.folder / "evaluation.json", json.dumps(result, indent=1))
+    write_page(studio, evaluation, result)
+    return result
+
+
+@dataclass
+class Evaluation:
+    """The measurements, one method each."""
+
+    studio: Studio
+    number: int
+    seed: int
+    announce: Callable[[str], None]
+
+    def scores(self) -> dict[str, Any]:
+        """All of them."""
+        if len(self.real) < 2:
+            raise DataError(
+                f"{len(self.real)} validation images: scores need at least two",
+                mend="Train with --set data.valid_fraction=0.1 or with --valid FILE.",
+            )
+        self.announce("retrieval by CLIP")
+        result: dict[str, Any] = {
+            "run": str(self.studio.folder),
+            "machine": machine.describe(),
+            "pictures": len(self.real),
+            "clip": self.retrieval(),
+            "real": {"seen": self._agreement(self.pixels(self.real), self.real)},
+        }
+        if len(self.held_out):
+            result["real"]["held_out"] = self._agreement(self.pixels(self.held_out), self.held_out)
+        result["priors"] = {name: self.prior(name) for name in self.priors}
+        self.announce("pictures of the images' own embeddings")
+        result["priors"]["image"] = self._compared(self.of_own_embeddings())
+        self.announce("diversity, and copies of training images")
+        result["diversity"] = self.diversity()
+        result["memorised"] = self.memorised()
+        self.announce("inversion, text diffs and probes")
+        result["inversion_psnr"] = self.inversion()
+        result["edits"] = self.edits()
+        result["probe"] = self.probe()
+        return result
+
+    # ------------------------------------------------------------------ what is compared with what
+
+    @cached_property
+    def images(self) -> ImageSet:
+        """The image set of the run."""
+        return ImageSet.load(self.studio.folder / "data")
+
+    @cached_property
+    def workshop(self) -> Workshop:
+        """The image set as the stages saw it."""
+        return Workshop(self.studio.config, self.images, self.studio.device)
+
+    @cached_property
+    def labels(self) -> dict[str, np.ndarray]:
+        """What the judge reads: the label columns, or else which caption it is. Rows that lack a label have −1."""
+        if self.images.labels:
+            return self.images.labels
+        distinct, code = np.unique(np.asarray(self.images.captions, dtype=object), return_inverse=True)
+        if len(distinct) > MOST_VALUES:
+            raise DataError(
+                f"{len(distinct):,} different captions and no labels: there is nothing that a judge could learn",
+                mend="Name columns of classes with --set data.labels=[…] when training.",
+            )
+        return {CAPTION: code.astype(np.int64)}
+
+    def _whole(self, rows: Rows) -> Rows:
+        """Those that lack no label."""
+        return rows[np.all([codes[rows] >= 0 for codes in self.labels.values()], axis=0)]
+
+    def _some(self, split: int, keep: Callable[[Rows], Rows] = lambda rows: rows) -> Rows:
+        rows = keep(np.random.default_rng([self.seed, split]).permutation(self._whole(self.images.rows(split))))
+        return rows[: self.number]
+
+    @cached_property
+    def real(self) -> Rows:
+        """Validation images; their captions are what pictures are asked of."""
+        return self._some(VALID)
+
+    @cached_property
+    def held_out(self) -> Rows:
+        """Images of combinations that were never trained on: every second one, the judge learns from the others."""
+        return self._some(HELD_OUT, lambda rows: rows[::2])
+
+    def pixels(self, rows: Rows) -> np.ndarray:
+        """Real images at the decoder's size, uint8 (n, 3, S, S)."""
+        parts = [self.workshop.pixels(rows[i : i + 256]) for i in range(0, len(rows), 256)]
+        return to_uint8(torch.cat(parts))
+
+    def captions(self, rows: Rows) -> list[str]:
+        """Their captions."""
+        return [self.images.captions[row] for row in rows]
+
+    @cached_property
+    def judge(self) -> Judge:
+        """Trained once and kept in the run."""
+        file = self.studio.folder / "judge" / "model.safetensors"
+        if file.exists():
+            return Judge.load(file)
+        config = self.studio.config.judge
+        others = np.random.default_rng([self.seed, HELD_OUT]).permutation(self._whole(self.images.rows(HELD_OUT)))[1::2]
+        rows = np.concatenate([self._whole(self.images.rows(TRAIN)), others])
+        self.announce(f"training a judge on {len(rows):,} real images, {config.steps:,} steps")
+        judge = train_judge(self.images.images, self.labels, rows, config, self.seed, device=str(self.studio.device))
+        judge.save(file)
+        return judge
+
+    @property
+    def priors(self) -> list[PriorName]:
+        """Those that the run has, and none."""
+        names: list[PriorName] = ["diffusion"] if is_trained(self.studio.folder, "prior") else []
+        return [*names, *(["ar"] if is_trained(self.studio.folder, "ar_prior") else []), "none"]  # type: ignore[list-item]
+
+    # ------------------------------------------------------------------ the measurements
+
+    def retrieval(self) -> dict[str, float]:
+        """Recall of CLIP among the validation images."""
+        rows = self.images.rows(VALID)[:1000]
+        image_ND, texts = self.workshop.embedded(self.studio.clip)
+        return scores.retrieval(
+            image_ND[rows].cpu().numpy(), texts.texts(rows).embedding.cpu().numpy(), texts.of_row[rows].numpy()
+        )
+
+    def prior(self, name: PriorName) -> dict[str, Any]:
+        """Scores of the pictures that a prior leads to, and the seconds that one of its embeddings takes."""
+        self.announce(f"{len(self.real)} pictures, prior: {name}")
+        result = self._compared(self.samples[name])
+        result["cosine"], result["seconds_per_embedding"] = self._embeddings(name)
+        if len(self.held_out):
+            made = self._drawn(self.captions(self.held_out), name)
+            result["held_out"] = self._agreement(made, self.held_out)
+        return result
+
+    @cached_property
+    def samples(self) -> dict[str, np.ndarray]:
+        """A picture for each validation caption, by prior."""
+        return {name: self._drawn(self.captions(self.real), name) for name in self.priors}
+
+    def _drawn(self, captions: Sequence[str], prior: PriorName, indices: Sequence[int] | None = None) -> np.ndarray:
+        places = indices if indices is not None else range(len(captions))
+        defaults = self.studio.config.sample
+        return to_uint8(self.studio.draw(captions, list(places), defaults, seed=self.seed, prior=prior))
+
+    def of_own_embeddings(self) -> np.ndarray:
+        """A picture from each validation image's own embedding: the best that a prior could give."""
+        z = self.workshop.embedded(self.studio.clip)[0][self.real]
+        keys = [seed_of(self.seed, "own", int(row)) for row in self.real]
+        noise = self.studio.noise(keys)
+        texts = encode_texts(self.studio.clip, self.captions(self.real))
+        return to_uint8(self.studio.decoded(z, noise, self.studio.config.sample, texts=texts))
+
+    def _embeddings(self, prior: PriorName) -> tuple[float, float]:
+        """Mean cosine between the prior's embeddings and those of the images, and seconds per embedding."""
+        rows = self.real[:64]
+        texts = encode_texts(self.studio.clip, self.captions(rows))
+        keys = [seed_of(self.seed, "timed", k) for k in range(len(rows))]
+        began = time.perf_counter()
+        z = self.studio.embed(texts, keys, prior, self.studio.config.sample)
+        seconds = (time.perf_counter() - began) / len(rows)
+        own = self.workshop.embedded(self.studio.clip)[0][rows]
+        return float((z * own).sum(-1).mean()), seconds
+
+    def _compared(self, made: np.ndarray) -> dict[str, Any]:
+        real, features = self.judge.features(self.pixels(self.real)), self.judge.features(made)
+        kid, spread = scores.kid(real, features, seed=self.seed)
+        return {
+            "fid": scores.fid(real, features),
+            "kid": kid,
+            "kid_std": spread,
+            "seen": self._agreement(made, self.real),
+        }
+
+    def _agreement(self, images: np.ndarray, rows: Rows) -> dict[str, float]:
+        return agreement(self.judge.predict(images), {name: codes[rows] for name, codes in self.labels.items()})
+
+    def diversity(self) -> dict[str, float]:
+        """How much pictures of one prompt differ, beside how much real images of one caption do."""
+        centre = self.judge.features(self.pixels(self.real)).mean(axis=0)
+        captions = list(dict.fromkeys(self.captions(self.real)))[:PROMPTS]
+        repeated = [caption for caption in captions for _ in range(SAMPLES)]
+        made = self._drawn(repeated, self.priors[0], [k for _ in captions for k in range(SAMPLES)])
+        found = {"made": scores.diversity(self.judge.features(made) - centre, np.repeat(range(len(captions)), SAMPLES))}
+        rows, groups = self._of_captions(captions)
+        if np.bincount(groups).max(initial=0) > 1:
+            found["real"] = scores.diversity(self.judge.features(self.pixels(rows)) - centre, groups)
+        return found
+
+    def _of_captions(self, captions: Sequence[str]) -> tuple[Rows, np.ndarray]:
+        """Training images of these captions, at most `SAMPLES` each, and which caption each has."""
+        all_captions = np.asarray(self.images.captions, dtype=object)
+        train = self.images.rows(TRAIN)
+        groups = [train[all_captions[train] == caption][:SAMPLES] for caption in captions]
+        return np.concatenate(groups), np.repeat(range(len(captions)), [len(rows) for rows in groups])
+
+    @cached_property
+    def train_features(self) -> np.ndarray:
+        """The judge's features of all training images."""
+        return self.judge.features(self.pixels(self.images.rows(TRAIN)))
+
+    def memorised(self) -> dict[str, float]:
+        """Whether the pictures copy training images."""
+        return scores.memorised(
+            self.judge.features(self.samples[self.priors[0]]),
+            self.train_features,
+            self.judge.features(self.pixels(self.real)),
+        )
+
+    @cached_property
+    def inverted(self) -> tuple[Rows, Tensor, Tensor, Tensor]:
+        """Some validation images: rows, pixels in [−1, 1], embeddings, and the noise that leads to them."""
+        rows = self.real[:EDITED]
+        image, z = self.workshop.pixels(rows), self.workshop.embedded(self.studio.clip)[0][rows]
+        return rows, image, z, self.studio.inverted(image, z, self.studio.config.sample)
+
+    def inversion(self) -> dict[str, float]:
+        """PSNR of images that are inverted and decoded again, and from random noise instead of that found, in dB."""
+        _, image, z, x_T = self.inverted
+        sampling = self.studio.config.sample
+        random = self.studio.noise([seed_of(self.seed, "random", k) for k in range(len(z))])
+        found: dict[str, float] = {"pictures": len(z)}
+        for name, start in (("inverted", x_T), ("random", random)):
+            made = self.studio.decoded(z, start, sampling, sampling.invert_steps)
+            decibels = scores.psnr(image.cpu().numpy(), made.cpu().numpy(), 2)
+            found[name], found[f"{name}_worst"] = float(np.mean(decibels)), float(np.min(decibels))
+        return found
+
+    def edits(self) -> dict[str, Any]:
+        """Text diffs: for each label, pictures are asked to change that label alone, at several θ.
+
+        `changed` is the share whose label the judge then reads as asked, `kept` the share whose other labels it reads
+        as they were.
+        """
+        rows, _, z, x_T = self.inverted
+        sampling = self.studio.config.sample
+        found: dict[str, dict[str, Any]] = {}
+        for label, values in self.labels.items():
+            pairs = [(k, other) for k, row in enumerate(rows) if (other := self._other(row, label)) is not None]
+            if len(self.labels) < 2 or not pairs:
+                continue
+            places = [k for k, _ in pairs]
+            target = np.array([values[other] for _, other in pairs])
+            before = encode_texts(self.studio.clip, self.captions(rows[places])).embedding
+            after = encode_texts(self.studio.clip, self.captions(np.array([other for _, other in pairs]))).embedding
+            found[label] = {}
+            for theta in THETAS:
+                turned = text_diff(z[places], before, after, theta)
+                made = self.studio.decoded(turned, x_T[places], sampling, sampling.invert_steps)
+                judged = self.judge.predict(to_uint8(made))
+                kept = {n: float((judged[n] == self.labels[n][rows[places]]).mean()) for n in judged if n != label}
+                changed = float((judged[label] == target).mean())
+                found[label][str(theta)] = {"changed": changed, "kept": kept, "pictures": len(places)}
+        return found
+
+    def examples(self, number: int = 8) -> list[tuple[int, str, str]]:
+        """Edits to show: place of the image in `real`, its caption, and one with another value of one label."""
+        found, labels = [], list(self.labels)
+        for place in range(min(number, len(self.real))):
+            other = self._other(self.real[place], labels[place % len(labels)])
+            if other is not None:
+                found.append((place, self.images.captions[self.real[place]], self.images.captions[other]))
+        return found
+
+    def _other(self, row: int, label: str) -> int | None:
+        """A training image whose labels are the row's but for one; None where there is none."""
+        train = self.images.rows(TRAIN)
+        alike = np.all([codes[train] == codes[row] for name, codes in self.labels.items() if name != label], axis=0)
+        fitting = train[alike & (self.labels[label][train] != self.labels[label][row])]
+        if not len(fitting):
+            return None
+        return int(np.random.default_rng([self.seed, int(row)]).choice(fitting))
+
+    def probe(self) -> dict[str, Any]:
+        """What the judge still reads of pictures whose embedding has only its first principal components left."""
+        rows, _, z, _ = self.inverted
+        keys = [seed_of(self.seed, "probe", k) for k in range(len(z))]
+        start = self.studio.noise(keys)
+        dims = self.studio.probe_dims()
+        by_dims: dict[str, Any] = {}
+        for number in dims:
+            made = self.studio.decoded(self.studio.first_components(z, number), start, self.studio.config.sample)
+            by_dims[str(number)] = self._agreement(to_uint8(made), rows)
+        held = self.studio.pca.variance.double()
+        shares = {str(number): float(held[:number].sum() / held.sum()) for number in dims}
+        return {"agreement": by_dims, "variance": shares}
+
+
+def told(result: Mapping[str, Any]) -> list[list[str]]:
+    """The main scores, as rows of a table: what, of samples, of real images."""
+    best = next(iter(result["priors"]))
+    of = result["priors"][best]
+    rows = [
+        ["all labels right", f"{of['seen']['all']:.3f}", f"{result['real']['seen']['all']:.3f}"],
+    ]
+    if "held_out" in of:
+        rows.append(
+            ["… of combinations never seen", f"{of['held_out']['all']:.3f}", f"{result['real']['held_out']['all']:.3f}"]
+        )
+    rows += [[f"FID, prior: {name}", f"{scores_['fid']:.2f}", ""] for name, scores_ in result["priors"].items()]
+    rows.append(["inversion, dB", f"{result['inversion_psnr']['inverted']:.1f}", ""])
+    rows.append(["diversity", f"{result['diversity']['made']:.3f}", _or_dash(result["diversity"].get("real"))])
+    rows.append(
+        [
+            "copies of training images",
+            f"{result['memorised']['share']:.3f}",
+            f"{result['memorised']['expected_share']:.3f}",
+        ]
+    )
+    return rows
+
+
+def _or_dash(value: float | None) -> str:
+    return "–" if value is None else f"{value:.3f}"

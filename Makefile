@@ -1,4 +1,5 @@
 # make demo   set up, train on the built-in click log, write runs/demo/report.html
+# make creative-demo   set up, train pictures from words on drawn products, write runs/creative-demo/report.html
 # make test   set up, run the tests
 # make check  lint, types and tests: what .ci/run does
 
@@ -7,10 +8,13 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo test check lint types format clean
+.PHONY: demo creative-demo test check lint types format clean
 
 demo: $(VENV)/.installed
 	$(BIN)/python examples/demo.py
+
+creative-demo: $(VENV)/.creative
+	$(BIN)/python examples/creative_demo.py
 
 test: $(VENV)/.ready
 	$(BIN)/python -m pytest
@@ -33,6 +37,10 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet $$(grep '^torch==' constraints.txt)
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable .
+	touch $@
+
+$(VENV)/.creative: $(VENV)/.installed
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[creative]'
 	touch $@
 
 $(VENV)/.ready: $(VENV)/.installed

@@ -128,6 +128,7 @@ def generate(
 ) -> None:
     """Pictures from words."""
     studio = _studio(run, set_, threads, device)
+    _tell_unseen(studio, prompts)
     _saved(studio.generate(prompts, number, seed=seed, prior=prior), run, "generate", out)  # type: ignore[arg-type]
 
 
@@ -183,6 +184,7 @@ def edit(
 ) -> None:
     """An image turned by words (text diffs)."""
     studio = _studio(run, set_, threads, device)
+    _tell_unseen(studio, [from_, to])
     given: dict[str, Any] = {"thetas": theta} if theta else {}
     _saved(studio.edit(image, from_, to, **given), run, "edit", out)
 
@@ -271,6 +273,12 @@ def _studio(run: Path, assignments: list[str] | None, threads: int | None, devic
     from clickherd.creative.studio import load
 
     return load(run, sample=_sample(assignments), threads=threads, device=device)
+
+
+def _tell_unseen(studio: Studio, prompts: list[str]) -> None:
+    unseen = studio.unseen_words(prompts)
+    if unseen:
+        announce(f"no training caption has these words, which the run cannot know: {', '.join(unseen)}")
 
 
 def _sample(assignments: list[str] | None) -> dict[str, Any]:

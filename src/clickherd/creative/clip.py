@@ -34,7 +34,7 @@ from clickherd.creative.config import ClipConfig
 from clickherd.errors import ConfigError, DataError, RunError
 
 BEGIN, END, PAD = "<|startoftext|>", "<|endoftext|>", "<|pad|>"
-SHORTEST = 16  # tokens of a context whose length is chosen by itself
+SHORTEST = 24  # tokens of a context whose length is chosen by itself
 MAX_SCALE = math.log(100)  # of the logits, as in the paper
 
 

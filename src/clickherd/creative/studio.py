@@ -11,6 +11,7 @@ Shapes: S side of a picture, D dimensions of the embedding.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from torch import Tensor
 from clickherd.creative import latent
 from clickherd.creative.captions import encode_texts
 from clickherd.creative.config import SampleConfig
+from clickherd.creative.dataset import ImageSet
 from clickherd.creative.images import open_image, to_png
 from clickherd.creative.loop import seed_of
 from clickherd.creative.pictures import Pictures
@@ -205,6 +207,13 @@ class Studio(Sampler):
             decibels,
         )
 
+    def unseen_words(self, prompts: Sequence[str]) -> list[str]:
+        """Words of the prompts that no training caption has; none where the CLIP was trained elsewhere."""
+        if self.config.clip.path is not None:
+            return []
+        known = set(words(ImageSet.load(self.folder / "data").captions))
+        return [word for word in words(prompts) if word not in known]
+
     def _seen(self, picture: Picture) -> tuple[Tensor, Tensor]:
         """A picture at the decoder's size, (1, 3, S, S) in [−1, 1], and its embedding (1, D)."""
         data, size = self.config.data, self.config.decoder_size
@@ -219,3 +228,8 @@ class Studio(Sampler):
     ) -> Pictures:
         keys = [seed_of(seed, "enlarge", k) for k in range(len(images))]
         return Pictures.of(to_uint8(self.enlarged(images, keys, sampling)), rows, columns)
+
+
+def words(captions: Sequence[str]) -> list[str]:
+    """The distinct words of captions in lower case, in order."""
+    return list(dict.fromkeys(word for caption in captions for word in re.findall(r"\w+", caption.lower())))

@@ -63,10 +63,10 @@ class ClipConfig(StageConfig):
     patch_size: Positive = 8
     context_length: int | None = Field(default=None, ge=4)
     """Tokens of a caption at most, with the one at its beginning and the one at its end; by default a quarter more than
-    the longest caption of the training images has, and at least 24: words that no caption has take a token a letter or so."""
+    the longest caption of the training images has, and at least 24: a word that none of them has takes several."""
     vocabulary_size: int = Field(default=4096, ge=300)
     """Tokens of the tokenizer at most; it is learned from the captions."""
-    steps: Positive = 400
+    steps: Positive = 300
     batch_size: Positive = 256
     learning_rate: float = Field(default=1e-3, gt=0)
     weight_decay: float = Field(default=0.1, ge=0)
@@ -81,7 +81,7 @@ class PriorConfig(StageConfig):
     heads: Positive = 4
     drop_text: Share = 0.1
     """How often the text is hidden in training, for classifier-free guidance."""
-    steps: Positive = 1200
+    steps: Positive = 800
     batch_size: Positive = 128
     learning_rate: float = Field(default=1e-3, gt=0)
     beta2: float = Field(default=0.96, gt=0, lt=1)
@@ -101,8 +101,8 @@ class ARPriorConfig(PriorConfig):
     """Share of the embeddings' variance that the principal components kept hold."""
     buckets: int = Field(default=128, ge=2)
     """Values that a component is quantised to; 1,024 in the paper."""
-    steps: Positive = 550
-    """About the compute of the diffusion prior's 1,200: the sequence is longer by a token per component."""
+    steps: Positive = 350
+    """About the compute of the diffusion prior's 800: the sequence is longer by a token per component."""
 
 
 class DecoderConfig(StageConfig):

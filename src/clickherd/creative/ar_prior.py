@@ -121,7 +121,7 @@ class ARPrior(nn.Module):
 
     def loss(self, image_BD: Tensor, texts: Texts, rng: torch.Generator) -> Tensor:
         """Mean cross-entropy of the codes, in nats."""
-        hidden_B = (torch.rand(len(image_BD), generator=rng) < self.drop_text).to(image_BD.device)
+        hidden_B = torch.rand(len(image_BD), generator=rng, device=rng.device) < self.drop_text
         dot_B = torch.bucketize((image_BD * texts.embedding).sum(-1), self.get_buffer("dot_edges"))
         codes_BK = self.quantise(image_BD)
         return cross_entropy(self(texts, dot_B, codes_BK, hidden_B).flatten(0, 1), codes_BK.flatten())

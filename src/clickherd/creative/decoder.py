@@ -71,11 +71,11 @@ class Decoder(nn.Module):
 
     def loss(self, x_0: Tensor, image_BD: Tensor, texts: Texts, rng: torch.Generator) -> Tensor:
         """Mean squared error of v for images in [−1, 1], their embeddings and their captions."""
-        device, number = x_0.device, len(x_0)
-        noise = torch.randn(x_0.shape, generator=rng).to(device)
-        t_B = torch.randint(diffusion.TIMESTEPS, (number,), generator=rng).to(device)
-        no_embedding_B = (torch.rand(number, generator=rng) < self.config.drop_embedding).to(device)
-        no_text_B = (torch.rand(number, generator=rng) < self.config.drop_text).to(device)
+        device, number = rng.device, len(x_0)
+        noise = torch.randn(x_0.shape, generator=rng, device=device)
+        t_B = torch.randint(diffusion.TIMESTEPS, (number,), generator=rng, device=device)
+        no_embedding_B = torch.rand(number, generator=rng, device=device) < self.config.drop_embedding
+        no_text_B = torch.rand(number, generator=rng, device=device) < self.config.drop_text
         x_t, target = diffusion.noised(x_0, noise, t_B, "v_prediction")
         predicted: Tensor = self(x_t, t_B, image_BD, texts, no_embedding_B, no_text_B)
         return (predicted - target).square().mean()

@@ -106,7 +106,7 @@ def fit(
     while done.step < config.steps:
         for group in optimizer.param_groups:
             group["lr"] = config.learning_rate * rate(done.step, config.steps, config.warmup)
-        rng = torch.Generator().manual_seed(seed_of(seed, stage.name, done.step))
+        rng = torch.Generator(device).manual_seed(seed_of(seed, stage.name, done.step))
         with autocast(device, precision):
             loss = stage.loss(batches.rows(done.step), rng)
         loss.backward()  # type: ignore[no-untyped-call]
@@ -157,10 +157,10 @@ def valid_loss(stage: Stage, seed: int, precision: str) -> float | None:
     if not len(rows):
         return None
     parts = np.array_split(rows, math.ceil(len(rows) / stage.config.batch_size))
-    total = 0.0
+    device, total = next(stage.module.parameters()).device, 0.0
     for i, part in enumerate(parts):
-        rng = torch.Generator().manual_seed(seed_of(seed, stage.name, "valid", i))
-        with autocast(next(stage.module.parameters()).device, precision):
+        rng = torch.Generator(device).manual_seed(seed_of(seed, stage.name, "valid", i))
+        with autocast(device, precision):
             total += float(stage.loss(part, rng)) * len(part)
     return total / len(rows)
 

@@ -66,11 +66,10 @@ class DiffusionPrior(nn.Module):
 
     def loss(self, image_BD: Tensor, texts: Texts, rng: torch.Generator) -> Tensor:
         """The mean squared error above for unit embeddings of images and their captions."""
-        device = image_BD.device
         x_0 = (image_BD - self.mean) / self.std
-        noise = torch.randn(x_0.shape, generator=rng).to(device)
-        t_B = torch.randint(diffusion.TIMESTEPS, (len(x_0),), generator=rng).to(device)
-        hidden_B = (torch.rand(len(x_0), generator=rng) < self.drop_text).to(device)
+        noise = torch.randn(x_0.shape, generator=rng, device=rng.device)
+        t_B = torch.randint(diffusion.TIMESTEPS, (len(x_0),), generator=rng, device=rng.device)
+        hidden_B = torch.rand(len(x_0), generator=rng, device=rng.device) < self.drop_text
         x_t, target = diffusion.noised(x_0, noise, t_B, "sample")
         loss: Tensor = (self(x_t, t_B, texts, hidden_B) - target).square().mean()
         return loss

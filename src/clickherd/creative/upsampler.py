@@ -9,6 +9,7 @@ Shapes: B images, s the small side, S the large one.
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from diffusers.models.unets.unet_2d import UNet2DModel
 from torch import Tensor, nn
@@ -55,14 +56,13 @@ class Upsampler(nn.Module):
     def loss(self, large: Tensor, rng: torch.Generator) -> Tensor:
         """Mean squared error of v on crops of images (B, 3, S, S) in [−1, 1]."""
         side = self.crop
-        top, left = (
-            int(torch.randint(0, (self.size - side) // self.factor + 1, (), generator=rng)) * self.factor
-            for _ in range(2)
-        )
+        # on the host: a number drawn on a GPU would have to be waited for
+        places = np.random.default_rng(rng.initial_seed()).integers((self.size - side) // self.factor + 1, size=2)
+        top, left = (int(place) * self.factor for place in places)
         x_0 = large[:, :, top : top + side, left : left + side]
         small = blurred(shrink(x_0, self.factor), self.config.blur)
-        noise = torch.randn(x_0.shape, generator=rng).to(x_0.device)
-        t_B = torch.randint(diffusion.TIMESTEPS, (len(x_0),), generator=rng).to(x_0.device)
+        noise = torch.randn(x_0.shape, generator=rng, device=rng.device)
+        t_B = torch.randint(diffusion.TIMESTEPS, (len(x_0),), generator=rng, device=rng.device)
         x_t, target = diffusion.noised(x_0, noise, t_B, "v_prediction")
         loss: Tensor = (self(x_t, t_B, small) - target).square().mean()
         return loss

@@ -51,6 +51,7 @@ def train(
     ] = None,
     out: Annotated[Path | None, typer.Option(help="The run folder; it must not exist yet.")] = None,
     resume: Annotated[Path | None, typer.Option(metavar="RUN", help="Go on with a run.")] = None,
+    image: Annotated[str | None, typer.Option(help="Column of the images; 'image' when not given.")] = None,
     caption: Annotated[
         str | None, typer.Option(help="Column of the captions, or a template: 'a photo of a {class_name}'.")
     ] = None,
@@ -72,6 +73,7 @@ def train(
     flags = nested(
         {
             "data.source": source,
+            "data.image": image,
             "data.caption": caption,
             "data.labels": tuple(label) if label else None,
             "data.size": size,

@@ -133,8 +133,18 @@ def save_stage(folder: Path, name: str, module: nn.Module) -> None:
         if isinstance(module, Clip):
             module.save(fresh)
         else:
-            facts = {"components": module.num_components} if isinstance(module, ARPrior) else {}
-            checkpoint.save(fresh / "model.safetensors", module.state_dict(), facts)
+            checkpoint.save(fresh / "model.safetensors", module.state_dict(), _facts(module))
+
+
+def _facts(module: nn.Module) -> dict[str, int]:
+    """What the shapes of its weights do not tell of a network."""
+    if isinstance(module, ARPrior):
+        return {"components": module.num_components}
+    if isinstance(module, Decoder):
+        return {"size": module.size}
+    if isinstance(module, Upsampler):
+        return {"size": module.size, "factor": module.factor}
+    return {}
 
 
 def load_clip_of(folder: Path) -> Clip:
@@ -186,7 +196,10 @@ def _filled(folder: Path, name: str, module: Module) -> Module:
     """
     _check(folder, name)
     file = folder / name / "model.safetensors"
-    tensors, _ = checkpoint.load(file)
+    tensors, facts = checkpoint.load(file)
+    mend = "The run's config.yaml, its clip folder and this file must belong together."
+    if facts != _facts(module):
+        raise RunError(f"trained with {facts}, and the settings say {_facts(module)}", file=file, mend=mend)
     wanted = module.state_dict()
     for weight in sorted({*tensors, *wanted}):
         has = tuple(tensors[weight].shape) if weight in tensors else "missing"
@@ -195,7 +208,7 @@ def _filled(folder: Path, name: str, module: Module) -> Module:
             raise RunError(
                 f"weight {weight} is {has} in the file and {needs} by the settings and the CLIP",
                 file=file,
-                mend="The run's config.yaml, its clip folder and this file must belong together.",
+                mend=mend,
             )
     module.load_state_dict(tensors)
     return module.eval().requires_grad_(False)

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy, normalize
+from torch.nn.functional import cross_entropy, normalize, pad
 from transformers import DynamicCache, GPT2Config, GPT2Model
 
 from clickherd.creative.clip import Texts
@@ -29,7 +29,7 @@ class ARPrior(nn.Module):
         self, config: ARPriorConfig, components: int, embedding_dim: int, text_width: int, context_length: int
     ) -> None:
         super().__init__()
-        self.drop_text, self.number = config.drop_text, config.buckets
+        self.drop_text, self.number, self.context_length = config.drop_text, config.buckets, context_length
         self.tokens = nn.Linear(text_width, config.width)
         self.text = nn.Linear(embedding_dim, config.width)
         self.no_text = nn.Parameter(torch.zeros(config.width))
@@ -103,12 +103,16 @@ class ARPrior(nn.Module):
         return normalize(self.pca.restore(self.buckets.middles(codes_NK)), dim=-1)
 
     def prefix(self, texts: Texts, dot_B: Tensor, hidden_B: Tensor) -> tuple[Tensor, Tensor]:
-        """Vectors (B, L + 2, width) that the codes follow on, and which of them may be seen (B, L + 2)."""
+        """Vectors (B, context + 2, width) that the codes follow on, and which of them may be seen (B, context + 2).
+
+        Texts are padded to the whole context, so that z_t, the dot product and each code always stand at one position.
+        """
+        missing = self.context_length - texts.tokens.shape[1]
         hidden = hidden_B[:, None]
+        tokens = self.tokens(pad(texts.tokens, (0, 0, 0, missing)))
         z_t = torch.where(hidden, self.no_text, self.text(texts.embedding))
-        vectors = torch.cat([self.tokens(texts.tokens), z_t[:, None], self.dot(dot_B)[:, None]], dim=1)
-        always = torch.ones(len(texts), 2, dtype=torch.bool, device=vectors.device)
-        return vectors, torch.cat([texts.mask & ~hidden, always], dim=1)
+        vectors = torch.cat([tokens, z_t[:, None], self.dot(dot_B)[:, None]], dim=1)
+        return vectors, pad(pad(texts.mask & ~hidden, (0, missing)), (0, 2), value=True)
 
     def forward(self, texts: Texts, dot_B: Tensor, codes_BK: Tensor, hidden_B: Tensor) -> Tensor:
         """Logits (B, K, buckets) of each code, given the text and the codes before it."""

@@ -23,6 +23,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, interpolate, log_softmax, normalize
@@ -217,18 +218,19 @@ def load_clip(folder: Path) -> Clip:
                 mend="It takes a folder as save_pretrained of transformers' CLIPModel writes it.",
             )
     try:
+        seen = json.loads((folder / "preprocessor_config.json").read_text(encoding="utf-8"))
+        mean, std = seen["image_mean"], seen["image_std"]
         with quiet():
             model, found = CLIPModel.from_pretrained(
                 folder, local_files_only=True, use_safetensors=True, output_loading_info=True, dtype=torch.float32
             )
             tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-    except (OSError, ValueError, RuntimeError) as error:
+    except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
         raise RunError(f"this is no CLIP that transformers can load: {error}", file=folder) from error
     wrong = [*found["missing_keys"], *found["mismatched_keys"]]
     if wrong:
         raise RunError(f"weights are missing or of another shape, the first is {wrong[0]}", file=folder)
-    seen = json.loads((folder / "preprocessor_config.json").read_text(encoding="utf-8"))
-    return Clip(model, tokenizer, seen["image_mean"], seen["image_std"])
+    return Clip(model, tokenizer, mean, std)
 
 
 @contextmanager

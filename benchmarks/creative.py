@@ -1,0 +1,157 @@
+"""How good creatives trained from nothing are: drawn product shots, clothing photos, emoji.
+
+    CLICKHERD_DATA=FOLDER python benchmarks/creative.py products clothing emoji [--seeds 0] [--threads 2] [--runs runs]
+
+Each is one run of `clickherd creative train` and `evaluate` with the settings below; run folders stay under --runs, and
+one that is there goes on. Results are kept in benchmarks/results/creative.json, and none that is there is repeated.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+
+import datasets
+import host
+from kept_runs import KeptRuns
+from rich.console import Console
+from tables import grid
+
+from clickherd.creative import creative_config, evaluate, train_creative
+from clickherd.creative.train import resume_creative
+from clickherd.creative.watch import Watch
+
+PRIORS = {"diffusion": "diffusion", "ar": "autoregressive", "none": "none", "image": "the image itself"}
+
+
+def settings_of(name: str) -> dict[str, Any]:
+    """What differs from the preset `cpu`."""
+    if name == "products":
+        return {}
+    images = datasets.root() / "images"
+    if name == "clothing":
+        return {
+            "data": {
+                "source": str(images / "clothing_small_96_train.parquet"),
+                "valid": str(images / "clothing_small_96_validation.parquet"),
+                "image": "jpg_96",
+                "caption": "a photo of a {label}",
+                "labels": ["label"],
+            },
+        }
+    return {
+        "data": {
+            "source": str(images / "noto_emoji_72.parquet"),
+            "image": "png",
+            "caption": "name",
+            "labels": ["group"],
+        },
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("sets", nargs="+", choices=["products", "clothing", "emoji"])
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
+    parser.add_argument("--threads", type=int)
+    parser.add_argument("--runs", type=Path, default=Path("runs"))
+    parser.add_argument("--out", type=Path, default=host.RESULTS)
+    args = parser.parse_args()
+    kept = KeptRuns(args.out / "creative.json", ("clickherd", "torch", "diffusers", "transformers"))
+    for name in args.sets:
+        for seed in args.seeds:
+            folder = args.runs / f"creative-{name}-{seed}"
+            kept.run({"set": name, "seed": seed}, lambda: measured(name, seed, folder, args.threads))  # noqa: B023
+    kept.write(table(kept.runs))
+
+
+def measured(name: str, seed: int, folder: Path, threads: int | None) -> Mapping[str, Any]:
+    watch = Watch(Console(stderr=True))
+    shared: dict[str, Any] = {"announce": lambda text: print(text, file=sys.stderr), "observer": watch}
+    if folder.exists():
+        trained = resume_creative(folder, **shared)
+    else:
+        settings = {**settings_of(name), "seed": seed, "threads": threads}
+        trained = train_creative(creative_config(settings), folder, **shared)
+    result = evaluate(folder, seed=seed, threads=threads, announce=shared["announce"])
+    stages = {
+        stage: {key: of[key] for key in ("steps", "seconds", "valid_loss")} for stage, of in trained["stages"].items()
+    }
+    return {"stages": stages, **{key: value for key, value in result.items() if key not in ("run", "machine")}}
+
+
+def table(runs: list[dict[str, Any]]) -> str:
+    """A table of the priors, and one of what is left."""
+    by_prior, rest = [], []
+    for run in runs:
+        title = f"{run['set']}, seed {run['seed']}"
+        for prior, name in PRIORS.items():
+            if prior not in run["priors"]:
+                continue
+            of = run["priors"][prior]
+            by_prior.append(
+                [
+                    title,
+                    name,
+                    f"{of['fid']:.2f}",
+                    f"{of['kid']:.4f}",
+                    f"{of['seen']['all']:.3f}",
+                    f"{of['held_out']['all']:.3f}" if "held_out" in of else "–",
+                    f"{of['cosine']:.3f}" if "cosine" in of else "–",
+                    f"{1000 * of['seconds_per_embedding']:.1f}" if "seconds_per_embedding" in of else "–",
+                ]
+            )
+        real = run["real"]
+        by_prior.append(
+            [
+                title,
+                "real images",
+                "",
+                "",
+                f"{real['seen']['all']:.3f}",
+                f"{real['held_out']['all']:.3f}" if "held_out" in real else "–",
+                "",
+                "",
+            ]
+        )
+        edits = [
+            f"{label} {of['0.5']['changed']:.2f} ("
+            + ", ".join(f"{n} {v:.2f}" for n, v in of["0.5"]["kept"].items())
+            + ")"
+            for label, of in run["edits"].items()
+        ]
+        memorised = run["memorised"]
+        rest.append(
+            [
+                title,
+                f"{run['pictures']}",
+                f"{run['inversion_psnr']['inverted']:.1f} / {run['inversion_psnr']['random']:.1f}",
+                "; ".join(edits) or "–",
+                f"{run['diversity']['made']:.2f} / {run['diversity'].get('real', float('nan')):.2f}",
+                f"{memorised['share']:.3f} / {memorised['expected_share']:.3f}, {memorised['ratio']:.2f}",
+                f"{sum(of['seconds'] for of in run['stages'].values()) / 60:.0f}",
+            ]
+        )
+    first = grid(["run", "prior", "FID", "KID", "as asked", "… never seen", "cosine", "ms an embedding"], by_prior)
+    second = grid(
+        [
+            "run",
+            "pictures",
+            "inversion / other noise, dB",
+            "text diff at θ = 0.5: changed (kept)",
+            "diversity / of real images",
+            "copies / of real images, distance ratio",
+            "minutes of training",
+        ],
+        rest,
+    )
+    return f"{first}\n\n{second}\n"
+
+
+if __name__ == "__main__":
+    main()

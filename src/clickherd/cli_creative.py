@@ -27,7 +27,7 @@ app = typer.Typer(no_args_is_help=True)
 RunFolder = Annotated[Path, typer.Argument(help="A run folder of clickherd creative train.")]
 ImageFile = Annotated[Path, typer.Argument(help="An image: PNG, JPEG, WebP, …")]
 Out = Annotated[Path | None, typer.Option(help="Folder for the PNGs; RUN/pictures/VERB-TIME when not given.")]
-Seed = Annotated[int, typer.Option(help="Of all noise: the same seed gives the same pictures.")]
+Seed = Annotated[int, typer.Option(min=0, help="Of all noise: the same seed gives the same pictures.")]
 Assignments = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="How to sample, such as sample.decoder_steps=100."),
@@ -44,7 +44,7 @@ def train(
             metavar="DATA", help="A Parquet file or a folder of images with captions; 'products' are drawn on the spot."
         ),
     ] = None,
-    preset: Annotated[str, typer.Option(help="Sizes and steps: cpu, gpu or paper.")] = "cpu",
+    preset: Annotated[str | None, typer.Option(help="Sizes and steps: cpu, gpu or paper; cpu when not given.")] = None,
     stage: Annotated[
         list[str] | None,
         typer.Option(help="clip, prior, ar_prior, decoder or upsampler; repeatable. All when not given."),
@@ -82,7 +82,7 @@ def train(
         }
     )
     flags |= {n: v for n, v in (("seed", seed), ("threads", threads), ("device", device)) if v is not None}
-    if resume is not None and (flags or set_ or out):
+    if resume is not None and (flags or set_ or out or preset):
         raise ConfigError("--resume takes its data and settings from the run folder", mend="Leave the rest out.")
     need_creative()
     from clickherd.config import merge, parse_assignments
@@ -107,7 +107,7 @@ def train(
         folder = resume
         result = resume_creative(folder, stages, **shared)
     else:
-        config = creative_config(merge(flags, parse_assignments(set_ or [])), preset)
+        config = creative_config(merge(flags, parse_assignments(set_ or [])), preset or "cpu")
         folder = out or Path("runs") / f"creative-{time.strftime('%Y%m%d-%H%M%S')}"
         result = train_creative(config, folder, stages, **shared)
     if as_json:
@@ -289,6 +289,8 @@ def _sample(assignments: list[str] | None) -> dict[str, Any]:
 
     settings = parse_assignments(assignments or [])
     sample = settings.pop("sample", {})
+    if not isinstance(sample, dict):
+        raise ConfigError(f"sample = {sample!r}: it is a group of settings", mend="Write sample.decoder_steps=100.")
     if settings:
         raise ConfigError(
             f"a trained run does not take {next(iter(settings))}",

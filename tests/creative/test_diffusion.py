@@ -123,13 +123,16 @@ def test_the_last_step_returns_the_predicted_x_0_itself(eta: float) -> None:
     assert torch.equal(got, torch.full((2, 3), 249.0))
 
 
-def steps_of(predicted: list[float], target: Target, eta: float) -> list[float]:
-    """What a network that says these numbers is asked about at 999, 749, 499 and 249, from x_T = .7."""
+PREDICTED, PAIRS = (0.3, -0.2, 0.4), ((999, 749), (749, 499), (499, 249))  # and the levels from and to
+
+
+def steps_of(target: Target, eta: float) -> list[float]:
+    """What a network that says PREDICTED is asked about at 999, 749, 499 and 249, from x_T = .7."""
     asked = []
 
     def network(x_t: Tensor, t_B: Tensor) -> Tensor:
         asked.append(float(x_t))
-        return torch.full_like(x_t, predicted[len(asked) - 1])
+        return torch.full_like(x_t, (*PREDICTED, 0)[len(asked) - 1])
 
     noise = torch.tensor([0.5, -1.5, 2.0, 9.0], dtype=torch.float64).reshape(4, 1, 1)
     x_T = torch.tensor([[0.7]], dtype=torch.float64)
@@ -138,25 +141,23 @@ def steps_of(predicted: list[float], target: Target, eta: float) -> list[float]:
 
 
 def test_a_deterministic_step_by_hand() -> None:
-    x = steps_of([0.3, -0.2, 0.4, 0], "sample", 0.0)
-    for before, after, x_0, (t, lower) in zip(x, x[1:], (0.3, -0.2, 0.4), ((999, 749), (749, 499), (499, 249)), strict=False):
+    x = steps_of("sample", 0.0)
+    for before, after, x_0, (t, lower) in zip(x, x[1:], PREDICTED, PAIRS, strict=False):
         e = (before - math.sqrt(signal(t)) * x_0) / math.sqrt(1 - signal(t))
         assert after == pytest.approx(math.sqrt(signal(lower)) * x_0 + math.sqrt(1 - signal(lower)) * e, abs=1e-4)
 
 
 def test_a_deterministic_step_of_v_is_a_rotation() -> None:
-    x = steps_of([0.3, -0.2, 0.4, 0], "v_prediction", 0.0)
-    for before, after, v, (t, lower) in zip(x, x[1:], (0.3, -0.2, 0.4), ((999, 749), (749, 499), (499, 249)), strict=False):
+    x = steps_of("v_prediction", 0.0)
+    for before, after, v, (t, lower) in zip(x, x[1:], PREDICTED, PAIRS, strict=False):
         turn = math.acos(math.sqrt(signal(t))) - math.acos(math.sqrt(signal(lower)))
         assert after == pytest.approx(math.cos(turn) * before - math.sin(turn) * v, abs=1e-4)
 
 
 def test_a_step_with_as_much_noise_as_ddpm_is_one_of_ddpm() -> None:
     """Ho et al. 2020, eq. 7: the posterior of x_{t−1} given x_t and x_0."""
-    x, added = steps_of([0.3, -0.2, 0.4, 0], "sample", 1.0), (0.5, -1.5, 2.0)
-    for before, after, x_0, z, (t, lower) in zip(
-        x, x[1:], (0.3, -0.2, 0.4), added, ((999, 749), (749, 499), (499, 249)), strict=False
-    ):
+    x, added = steps_of("sample", 1.0), (0.5, -1.5, 2.0)
+    for before, after, x_0, z, (t, lower) in zip(x, x[1:], PREDICTED, added, PAIRS, strict=False):
         alpha = signal(t) / signal(lower)
         mean = math.sqrt(signal(lower)) * (1 - alpha) / (1 - signal(t)) * x_0
         mean += math.sqrt(alpha) * (1 - signal(lower)) / (1 - signal(t)) * before

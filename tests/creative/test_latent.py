@@ -1,4 +1,4 @@
-"""Slerp, text diffs, the pick of two candidates, principal components and buckets, against numbers worked out by hand."""
+"""Slerp, text diffs, the pick of candidates, principal components and buckets, against numbers worked out by hand."""
 
 from __future__ import annotations
 

@@ -1,10 +1,11 @@
-"""The loop of every stage: what is cut off ends where it would have ended, and the weights kept are the averaged ones."""
+"""The loop of every stage: what is cut off ends where it would have ended; the weights kept are the averaged ones."""
 
 from __future__ import annotations
 
 import json
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -105,8 +106,19 @@ def test_the_same_seed_gives_the_same_weights_and_another_seed_others(tmp_path: 
     assert not torch.equal(made[0], made[2])
 
 
+def test_every_step_has_random_numbers_of_its_own(tmp_path: Path, observer: Any) -> None:
+    one, drawn = stage(), []
+
+    def loss(rows: np.ndarray, rng: torch.Generator) -> Tensor:
+        drawn.append(float(torch.rand((), generator=rng)))
+        return one.loss(rows, rng)
+
+    fit(replace(one, loss=loss), tmp_path, 0, observer=observer)
+    assert len(drawn) == len(set(drawn)) == 9 + 2  # and the two parts of the validation rows
+
+
 def test_what_is_kept_is_the_average_of_the_weights(tmp_path: Path, observer: Any) -> None:
-    """Two parameters, AdamW and the average by hand: decay 0 after the first step, then (1 + i)/(10 + i), 0.25 at most."""
+    """AdamW by hand, and the average: decay 0 after the first step, then (1 + i)/(10 + i), at most 0.25."""
     module = nn.Linear(1, 1)
     nn.init.constant_(module.weight, 2.0)
     nn.init.constant_(module.bias, -1.0)

@@ -87,7 +87,7 @@ class Clip(nn.Module):
         for caption in captions:
             if not caption.strip():
                 raise DataError("an empty caption", mend="Say what the picture is to show.")
-        encoded = self.tokenizer(list(captions), padding=True, return_tensors="pt")
+        encoded = self.tokenizer(list(captions), padding=True, return_tensors="pt", split_special_tokens=True)
         lengths = encoded["attention_mask"].sum(1)
         if int(lengths.max()) > self.context_length:
             longest = int(lengths.argmax())
@@ -149,7 +149,7 @@ def contrastive(logits_BU: Tensor, caption_B: Tensor) -> Tensor:
 def new_clip(config: ClipConfig, size: int, captions: Sequence[str]) -> Clip:
     """An untrained CLIP for images of `size` px, with a tokenizer learned from the captions."""
     tokenizer = learn_tokenizer(captions, config.vocabulary_size)
-    longest = max(len(ids) for ids in tokenizer(list(set(captions)))["input_ids"])
+    longest = max(len(ids) for ids in tokenizer(list(set(captions)), split_special_tokens=True)["input_ids"])
     length = config.context_length or max(math.ceil(1.25 * longest), SHORTEST)
     tower = {"hidden_act": "quick_gelu", "projection_dim": config.embedding_dim}
     model = CLIPModel(

@@ -108,9 +108,9 @@ class ARPriorConfig(PriorConfig):
 class DecoderConfig(StageConfig):
     """The decoder: image embedding (and text) to image (section 2.1), a diffusion U-Net."""
 
-    size: int | None = None
+    size: Positive | None = None
     """Side of its images; that of the data when not given. With an upsampler it is smaller than that."""
-    channels: tuple[Positive, ...] = (32, 64, 128)
+    channels: tuple[Positive, ...] = Field(default=(32, 64, 128), min_length=1)
     """Of each level; all but the first attend to the embedding and the text."""
     layers: Positive = 1
     """Residual blocks of each level."""
@@ -142,7 +142,7 @@ class UpsamplerConfig(StageConfig):
     """An upsampler: small image to large one, a diffusion U-Net that sees neither text nor embedding (section 2.1)."""
 
     on: bool = False
-    channels: tuple[Positive, ...] = (32, 64, 96)
+    channels: tuple[Positive, ...] = Field(default=(32, 64, 96), min_length=1)
     layers: Positive = 1
     patch: Literal[1, 2, 4] = 2
     crop: float = Field(default=0.5, gt=0, le=1)
@@ -154,6 +154,13 @@ class UpsamplerConfig(StageConfig):
     learning_rate: float = Field(default=1e-3, gt=0)
     beta2: float = Field(default=0.999, gt=0, lt=1)
     weight_decay: float = Field(default=0.0, ge=0)
+
+    @model_validator(mode="after")
+    def _groups_divide(self) -> UpsamplerConfig:
+        odd = [width for width in self.channels if width % 8]
+        if odd:
+            raise ValueError(f"channels {odd[0]}: must be divisible by 8")
+        return self
 
 
 class SampleConfig(Settings):
@@ -180,7 +187,7 @@ class CreativeConfig(Settings):
     upsampler: UpsamplerConfig = UpsamplerConfig()
     judge: JudgeConfig = JudgeConfig()
     sample: SampleConfig = SampleConfig()
-    seed: int = 0
+    seed: int = Field(default=0, ge=0)
     device: Literal["cpu", "cuda"] = "cpu"
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """Of matrix products and convolutions; auto is bf16 on a GPU that has it, fp32 elsewhere."""
@@ -203,6 +210,12 @@ class CreativeConfig(Settings):
             raise ValueError(
                 f"the upsampler goes from decoder.size = {size} to data.size = {self.data.size}, which must be a "
                 "multiple of it"
+            )
+        large = self.upsampler.patch * 2 ** (len(self.upsampler.channels) - 1)
+        if self.upsampler.on and self.data.size % large:
+            raise ValueError(
+                f"images of {self.data.size} px cannot be halved {len(self.upsampler.channels) - 1} times after "
+                f"patches of {self.upsampler.patch}, as the upsampler does: a multiple of {large} can"
             )
         if not self.upsampler.on and self.data.size != size:
             raise ValueError(f"decoder.size = {size} is not data.size = {self.data.size}, and upsampler.on is false")

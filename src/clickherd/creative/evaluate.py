@@ -144,19 +144,18 @@ class Evaluation:
         """Those that lack no label."""
         return rows[np.all([codes[rows] >= 0 for codes in self.labels.values()], axis=0)]
 
-    def _some(self, split: int, keep: Callable[[Rows], Rows] = lambda rows: rows) -> Rows:
-        rows = keep(np.random.default_rng([self.seed, split]).permutation(self._whole(self.images.rows(split))))
-        return rows[: self.number]
+    def _some(self, rows: Rows) -> Rows:
+        return np.random.default_rng(self.seed).permutation(rows)[: self.number]
 
     @cached_property
     def real(self) -> Rows:
         """Validation images; their captions are what pictures are asked of."""
-        return self._some(VALID)
+        return self._some(self._whole(self.images.rows(VALID)))
 
     @cached_property
     def held_out(self) -> Rows:
-        """Images of combinations that were never trained on: every second one, the judge learns from the others."""
-        return self._some(HELD_OUT, lambda rows: rows[::2])
+        """Images of combinations that were never trained on: of every second one, the judge learns from the others."""
+        return self._some(self._whole(self.images.rows(HELD_OUT))[::2])
 
     def pixels(self, rows: Rows) -> np.ndarray:
         """Real images at the decoder's size, uint8 (n, 3, S, S)."""
@@ -172,12 +171,20 @@ class Evaluation:
         """Trained once and kept in the run."""
         file = self.studio.folder / "judge" / "model.safetensors"
         if file.exists():
-            return Judge.load(file)
+            return Judge.load(file).to(self.studio.device)
         config = self.studio.config.judge
-        others = np.random.default_rng([self.seed, HELD_OUT]).permutation(self._whole(self.images.rows(HELD_OUT)))[1::2]
+        others = self._whole(self.images.rows(HELD_OUT))[1::2]
         rows = np.concatenate([self._whole(self.images.rows(TRAIN)), others])
+        same = self.images.size == self.studio.config.decoder_size
+        images = self.images.images if same else self.pixels(np.arange(len(self.images)))
         self.announce(f"training a judge on {len(rows):,} real images, {config.steps:,} steps")
-        judge = train_judge(self.images.images, self.labels, rows, config, self.seed, device=str(self.studio.device))
+        try:
+            judge = train_judge(images, self.labels, rows, config, self.seed, device=str(self.studio.device))
+        except ValueError as error:
+            raise DataError(
+                f"there is nothing that a judge could learn: {error}",
+                mend="Name columns of classes with --set data.labels=[…] when training.",
+            ) from None
         judge.save(file)
         return judge
 
@@ -338,7 +345,7 @@ class Evaluation:
 
     def _other(self, row: int, label: str) -> int | None:
         """A training image whose labels are the row's but for one; None where there is none."""
-        train = self.images.rows(TRAIN)
+        train = self._whole(self.images.rows(TRAIN))
         alike = np.all([codes[train] == codes[row] for name, codes in self.labels.items() if name != label], axis=0)
         fitting = train[alike & (self.labels[label][train] != self.labels[label][row])]
         if not len(fitting):

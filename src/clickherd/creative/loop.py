@@ -6,7 +6,6 @@ where it would have ended.
 
 from __future__ import annotations
 
-import json
 import math
 import time
 from collections.abc import Callable
@@ -63,6 +62,7 @@ class _Done:
     step: int = 0
     seconds: float = 0.0
     history: list[dict[str, Any]] = field(default_factory=list)
+    recent: list[Tensor] = field(default_factory=list)  # losses since the last one of the history
 
 
 class Stopped(Exception):  # noqa: N818  (not a fault: it was asked for)
@@ -99,7 +99,6 @@ def fit(
         done = _load(file, parameters, optimizer, average)
     batches = Batches(stage.train_rows, config.batch_size, seed_of(seed, stage.name))
     every = max(config.steps // POINTS, 1)
-    recent: list[Tensor] = []
     observer.start(stage.name, config.steps, done.step)
     module.train()
     began = saved = time.monotonic()
@@ -115,11 +114,11 @@ def fit(
         optimizer.zero_grad(set_to_none=True)
         average.step(parameters)
         done.step += 1
-        recent.append(loss.detach())
-        observer.step(done.step, recent[-1])
+        done.recent.append(loss.detach().float())
+        observer.step(done.step, done.recent[-1])
         if done.step % every == 0 or done.step == config.steps:
-            mean = float(torch.stack(recent).mean())
-            recent.clear()
+            mean = float(torch.stack(done.recent).mean())
+            done.recent.clear()
             if not math.isfinite(mean):
                 raise RunError(
                     f"the loss of stage {stage.name} is {mean} after {done.step} steps",
@@ -207,7 +206,13 @@ def _save(
         tensors[f"average.{i}"] = average.shadow_params[i]
         for name, value in optimizer.state[parameter].items():
             tensors[f"{name}.{i}"] = value
-    checkpoint.save(file, tensors, {"step": done.step, "seconds": done.seconds, "history": json.dumps(done.history)})
+    facts = {
+        "step": done.step,
+        "seconds": done.seconds,
+        "history": done.history,
+        "recent": torch.stack(done.recent).tolist() if done.recent else [],
+    }
+    checkpoint.save(file, tensors, facts)
 
 
 @torch.no_grad()
@@ -223,4 +228,5 @@ def _load(file: Path, parameters: list[nn.Parameter], optimizer: torch.optim.Opt
             name: tensors[f"{name}.{i}"].to(parameter.device) for name in ("step", "exp_avg", "exp_avg_sq")
         }
     average.optimization_step = facts["step"]
-    return _Done(facts["step"], facts["seconds"], json.loads(facts["history"]))
+    recent = list(torch.tensor(facts["recent"], device=parameters[0].device))
+    return _Done(facts["step"], facts["seconds"], facts["history"], recent)

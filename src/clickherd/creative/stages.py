@@ -51,6 +51,7 @@ class Workshop:
     def _clip(self) -> Stage:
         captions = np.asarray(self.images.captions, dtype=object)
         clip = new_clip(self.config.clip, self.config.decoder_size, captions[self.train_rows].tolist()).to(self.device)
+        clip.tokenize(list(dict.fromkeys(self.images.captions)))  # those too long are told before any training
         return self._stage("clip", clip, lambda rows, _: clip.loss(self.pixels(rows), captions[rows].tolist()))
 
     def _prior(self, clip: Clip) -> Stage:

@@ -20,10 +20,10 @@ from clickherd import machine
 from clickherd.checkpoint import write_text
 from clickherd.creative.clip import Clip, load_clip
 from clickherd.creative.config import CreativeConfig, creative_config, dump
-from clickherd.creative.dataset import encode
+from clickherd.creative.dataset import ImageSet, encode
 from clickherd.creative.loop import Observer, Stopped, fit
 from clickherd.creative.stages import STAGES, Workshop, is_trained, load_clip_of, save_stage
-from clickherd.errors import ConfigError, Interrupted, RunError, did_you_mean
+from clickherd.errors import ConfigError, Interrupted, RunError, UserError, did_you_mean
 from clickherd.runtime import check_device, precision_on, seeded, use_threads
 
 NEEDS = {"prior": "clip", "ar_prior": "clip", "decoder": "clip"}
@@ -57,8 +57,18 @@ def train_creative(
         )
     _checked(stages)
     check_device(config.device, "fp32" if config.precision == "auto" else config.precision)
-    folder.mkdir(parents=True)
+    try:
+        folder.mkdir(parents=True)
+    except OSError as error:
+        raise RunError(
+            f"cannot make the folder: {error.strerror}", file=folder, mend="Choose another --out."
+        ) from error
     write_text(folder / "config.yaml", dump(config))
+    try:
+        encode(config.data, folder / "data", config.seed, announce)
+    except UserError:
+        shutil.rmtree(folder)  # nothing is lost, and the command can be mended and given again
+        raise
     return _train(config, folder, stages, announce, observer, should_stop)
 
 
@@ -117,7 +127,11 @@ def _train(
         if config.device == "cpu" and config.precision == "auto"
         else precision_on(config.device, config.precision)
     )
-    workshop = Workshop(config, encode(config.data, folder / "data", config.seed, announce), device)
+    data = folder / "data"
+    # once encoded they are the run's: a stage goes on with what the stages before it saw, wherever the sources are now
+    encoded = (data / "facts.json").is_file()
+    images = ImageSet.load(data) if encoded else encode(config.data, data, config.seed, announce)
+    workshop = Workshop(config, images, device)
     clip: Clip | None = None
     for name in [name for name in STAGES if name in (stages or STAGES)]:
         if is_trained(folder, name) or (name == "upsampler" and not config.upsampler.on):
@@ -142,10 +156,14 @@ def _train(
             )
         except Stopped:
             raise Interrupted(folder, _resume_command(folder, stages)) from None
+        except BaseException:
+            observer.finish(None)
+            raise
         save_stage(folder, name, stage.module)
         _note(folder, record)
         (folder / "checkpoint" / f"{name}.safetensors").unlink(missing_ok=True)
-    shutil.rmtree(folder / "checkpoint", ignore_errors=True)
+    if not list((folder / "checkpoint").glob("*.safetensors")):  # else of a stage that is not among these
+        shutil.rmtree(folder / "checkpoint", ignore_errors=True)
     return load_metrics(folder)
 
 

@@ -81,9 +81,13 @@ def train(
             "clip.path": None if clip is None else str(clip),
         }
     )
-    flags |= {n: v for n, v in (("seed", seed), ("threads", threads), ("device", device)) if v is not None}
+    if seed is not None:
+        flags["seed"] = seed
     if resume is not None and (flags or set_ or out or preset):
-        raise ConfigError("--resume takes its data and settings from the run folder", mend="Leave the rest out.")
+        raise ConfigError(
+            "--resume takes its data and settings from the run folder",
+            mend="Leave all but --stage, --threads and --device out.",
+        )
     need_creative()
     from clickherd.config import merge, parse_assignments
     from clickherd.creative.config import creative_config
@@ -105,8 +109,9 @@ def train(
     stages = stage or []
     if resume is not None:
         folder = resume
-        result = resume_creative(folder, stages, **shared)
+        result = resume_creative(folder, stages, device=device, threads=threads, **shared)
     else:
+        flags |= {name: value for name, value in (("threads", threads), ("device", device)) if value is not None}
         config = creative_config(merge(flags, parse_assignments(set_ or [])), preset or "cpu")
         folder = out or Path("runs") / f"creative-{time.strftime('%Y%m%d-%H%M%S')}"
         result = train_creative(config, folder, stages, **shared)

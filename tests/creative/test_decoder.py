@@ -36,7 +36,7 @@ def a_decoder(**settings: object) -> Decoder:
         decoder = Decoder(DecoderConfig(**{**tiny, **settings}), SIZE, D, W).eval().requires_grad_(False)
         for weight in decoder.parameters():
             weight.add_(0.1 * torch.randn_like(weight))
-    decoder.standardise(randn(30, D, seed=4) * 0.5 + 0.2)
+    decoder.standardise(randn(30, D, seed=4) * 0.5 + 0.2, PIXELS)
     return decoder
 
 
@@ -45,6 +45,7 @@ def decoder() -> Decoder:
     return a_decoder()
 
 
+PIXELS = torch.tensor([0.0, 0.5, -0.5]).reshape(1, 3, 1, 1) + torch.tensor([0.25, -0.25]).reshape(2, 1, 1, 1)
 SHOWN, HIDDEN = torch.tensor([False, False]), torch.tensor([True, True])
 T = torch.tensor([10, 700])
 X, Z = randn(2, 3, SIZE, SIZE, seed=1), randn(2, D, seed=2)
@@ -150,15 +151,24 @@ def test_a_decoder_without_text_never_sees_it() -> None:
 def test_standardise() -> None:
     decoder = a_decoder()
     points = torch.cat([torch.tensor([[1.0], [3.0], [5.0]]).expand(3, D - 1), torch.full((3, 1), 2.0)], 1)
-    decoder.standardise(points)
+    decoder.standardise(points, PIXELS)
     assert decoder.mean.tolist() == [3] * (D - 1) + [2]
     assert decoder.std.tolist() == pytest.approx([2] * (D - 1) + [1e-6])
     assert {"mean", "std"} <= set(decoder.state_dict())
 
 
+def test_pixels_have_mean_0_and_variance_1_for_diffusion_and_come_back(decoder: Decoder) -> None:
+    inside = PIXELS.expand(2, 3, 4, 4)
+    standardised = decoder.standardised(inside)
+    assert standardised[:, :, 0, 0].tolist() == [[1, 1, 1], [-1, -1, -1]]
+    torch.testing.assert_close(decoder.restored(standardised), inside)
+    assert float(decoder.restored(torch.full((1, 3, 4, 4), 99.0)).max()) == 1  # a picture's range
+
+
 def test_the_loss_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
     decoder, rows = a_decoder(drop_embedding=0.2, drop_text=0.6), 2000
-    x_0, z, said = randn(rows, 3, 2, 2, seed=5) * 0.5, randn(rows, D), texts(rows)
+    images, z, said = randn(rows, 3, 2, 2, seed=5) * 0.5, randn(rows, D), texts(rows)
+    x_0 = (images - torch.tensor([0.0, 0.5, -0.5]).reshape(3, 1, 1)) / 0.25  # by the mean and spread of PIXELS
     asked: list[tuple[Tensor, ...]] = []
 
     def forward(x_t: Tensor, t_B: Tensor, given_z: Tensor, given: Texts, no_z: Tensor, no_text: Tensor) -> Tensor:
@@ -168,7 +178,7 @@ def test_the_loss_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
         return 0.25 * x_t
 
     monkeypatch.setattr(decoder, "forward", forward)
-    loss = decoder.loss(x_0, z, said, torch.Generator().manual_seed(0))
+    loss = decoder.loss(images, z, said, torch.Generator().manual_seed(0))
     x_t, t_B, no_z, no_text = asked[0]
     bar = diffusion.schedule("sample").alphas_cumprod.double()[t_B].reshape(-1, 1, 1, 1)
     noise = (x_t - bar.sqrt() * x_0) / (1 - bar).sqrt()
@@ -183,7 +193,7 @@ def test_the_loss_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
     assert float(no_z.float().mean()) == pytest.approx(0.2, abs=0.03)
     assert float(no_text.float().mean()) == pytest.approx(0.6, abs=0.03)
     assert float((no_z & no_text).float().mean()) == pytest.approx(0.12, abs=0.03)  # each for itself
-    assert torch.equal(loss, decoder.loss(x_0, z, said, torch.Generator().manual_seed(0)))
+    assert torch.equal(loss, decoder.loss(images, z, said, torch.Generator().manual_seed(0)))
 
 
 @pytest.mark.parametrize(("guidance", "want"), [(1, 5.0), (0, 2.0), (2.5, 9.5)])

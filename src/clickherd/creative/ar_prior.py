@@ -147,10 +147,9 @@ class ARPrior(nn.Module):
         codes: list[Tensor] = []
         for k in range(1, uniform_BK.shape[1]):
             logits = []
-            for i, (vectors, mask, cache) in enumerate(streams):
+            for vectors, mask, cache in streams:
                 out = self.transformer(inputs_embeds=vectors, attention_mask=mask.long(), cache=cache, use_cache=True)
                 logits.append(self.head(out.last_hidden_state[:, -1]))
-                streams[i] = (vectors, mask, cache)
             mixed = logits[0] if len(logits) == 1 else logits[1] + guidance * (logits[0] - logits[1])
             cumulated = mixed.softmax(-1).cumsum(-1)
             code = (cumulated < uniform_BK[:, k, None]).sum(-1).clamp(max=self.number - 1)

@@ -32,7 +32,7 @@ from transformers import logging as transformers_logging
 
 from clickherd.checkpoint import write_text
 from clickherd.creative.config import ClipConfig
-from clickherd.errors import ConfigError, DataError, RunError
+from clickherd.errors import DataError, RunError
 
 BEGIN, END, PAD = "<|startoftext|>", "<|endoftext|>", "<|pad|>"
 SHORTEST = 24  # tokens of a context whose length is chosen by itself
@@ -86,7 +86,7 @@ class Clip(nn.Module):
         """
         for caption in captions:
             if not caption.strip():
-                raise DataError("an empty caption", mend="Say what the picture is to show.")
+                raise DataError(f"an empty caption, {caption!r}", mend="Say what the picture is to show.")
         encoded = self.tokenizer(list(captions), padding=True, return_tensors="pt", split_special_tokens=True)
         lengths = encoded["attention_mask"].sum(1)
         if int(lengths.max()) > self.context_length:
@@ -245,17 +245,3 @@ def quiet() -> Iterator[None]:
         transformers_logging.set_verbosity(level)
         if bars:
             transformers_logging.enable_progress_bar()
-
-
-def check_fits(clip: Clip, embedding_dim: int, folder: Path) -> None:
-    """See that a CLIP has the width that the other stages were made for.
-
-    Raises:
-        ConfigError: it has not; both widths are told.
-    """
-    if clip.embedding_dim != embedding_dim:
-        raise ConfigError(
-            f"this CLIP embeds in {clip.embedding_dim} dimensions, and the run was made for {embedding_dim}",
-            file=folder,
-            mend="Use the CLIP that the priors and the decoder were trained with, or train them anew.",
-        )

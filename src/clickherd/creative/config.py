@@ -11,10 +11,11 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from clickherd.config import merge
 from clickherd.creative.dataset import DataConfig
+from clickherd.creative.diffusion import steps_allowed
 from clickherd.creative.judge import JudgeConfig
 from clickherd.errors import ConfigError, did_you_mean
 from clickherd.settings import Settings, validated
@@ -174,6 +175,11 @@ class SampleConfig(Settings):
     decoder_guidance: float = Field(default=1.0, ge=0)
     upsampler_steps: Positive = 20
     invert_steps: Positive = 100
+
+    @field_validator("prior_steps", "decoder_steps", "upsampler_steps", "invert_steps")
+    @classmethod
+    def _divides(cls, steps: int) -> int:
+        return steps_allowed(steps)
 
 
 class CreativeConfig(Settings):

@@ -21,7 +21,7 @@ from clickherd.creative.prior import guided
 
 
 class Decoder(nn.Module):
-    """Images in [−1, 1] from embeddings, by diffusion."""
+    """Images from embeddings, by diffusion; `standardised` and `restored` lead from images in [−1, 1] and back."""
 
     def __init__(self, config: DecoderConfig, size: int, embedding_dim: int, text_width: int) -> None:
         super().__init__()
@@ -46,13 +46,32 @@ class Decoder(nn.Module):
         self.no_embedding = nn.Parameter(torch.zeros(embedding_dim))
         self.register_buffer("mean", torch.zeros(embedding_dim))
         self.register_buffer("std", torch.ones(embedding_dim))
+        self.register_buffer("pixel_mean", torch.zeros(3, 1, 1))
+        self.register_buffer("pixel_std", torch.ones(()))
         self.mean: Tensor
         self.std: Tensor
+        self.pixel_mean: Tensor
+        self.pixel_std: Tensor
 
-    def standardise(self, image_ND: Tensor) -> None:
-        """Take mean and spread of the training images' embeddings."""
+    def standardise(self, image_ND: Tensor, pixels: Tensor) -> None:
+        """Take mean and spread of the training images' embeddings, and of the pixels (N, 3, S, S) of some of them."""
         self.mean.copy_(image_ND.mean(0))
         self.std.copy_(image_ND.std(0).clamp_min(1e-6))
+        self.pixel_mean.copy_(pixels.mean((0, 2, 3)).reshape(3, 1, 1))
+        self.pixel_std.copy_((pixels - self.pixel_mean).square().mean().sqrt().clamp_min(1e-6))
+
+    def standardised(self, images: Tensor) -> Tensor:
+        """Images in [−1, 1] as diffusion sees them: with mean 0 and variance 1.
+
+        Noise of variance 1 is made for data of variance 1 (Karras et al., NeurIPS 2022, section 5). Images have about a
+        quarter of that, and without this the network would learn too little of what is fine in them (Chen 2023, "On the
+        importance of noise scheduling for diffusion models").
+        """
+        return (images - self.pixel_mean) / self.pixel_std
+
+    def restored(self, x_0: Tensor) -> Tensor:
+        """The images in [−1, 1] of what diffusion gives."""
+        return (x_0 * self.pixel_std + self.pixel_mean).clamp(-1, 1)
 
     def forward(
         self, x_t: Tensor, t_B: Tensor, image_BD: Tensor, texts: Texts | None, no_embedding_B: Tensor, no_text_B: Tensor
@@ -69,9 +88,9 @@ class Decoder(nn.Module):
         ).sample
         return pixel_shuffle(out, self.config.patch)
 
-    def loss(self, x_0: Tensor, image_BD: Tensor, texts: Texts, rng: torch.Generator) -> Tensor:
+    def loss(self, images: Tensor, image_BD: Tensor, texts: Texts, rng: torch.Generator) -> Tensor:
         """Mean squared error of v for images in [−1, 1], their embeddings and their captions."""
-        device, number = rng.device, len(x_0)
+        device, number, x_0 = rng.device, len(images), self.standardised(images)
         noise = torch.randn(x_0.shape, generator=rng, device=device)
         t_B = torch.randint(diffusion.TIMESTEPS, (number,), generator=rng, device=device)
         no_embedding_B = torch.rand(number, generator=rng, device=device) < self.config.drop_embedding

@@ -69,7 +69,12 @@ def sample(
         steps: how many of the 1,000 noise levels are visited; a divisor of 1,000.
         eta: 0 is deterministic; 1 adds as much noise at each step as DDPM does.
         noise: for eta > 0, the noise of each step: (steps, B, …).
+
+    Raises:
+        ValueError: η without noise for each step.
     """
+    if eta and (noise is None or len(noise) != steps):
+        raise ValueError(f"eta = {eta} needs noise for each of {steps} steps")
     kind = schedule(target)
     kind.set_timesteps(steps_allowed(steps))
     x = x_T

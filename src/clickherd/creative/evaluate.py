@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.functional import interpolate
 
 from clickherd import machine
 from clickherd.checkpoint import write_text
@@ -36,7 +37,9 @@ from clickherd.errors import DataError
 
 THETAS = (0.25, 0.35, 0.5)
 EDITED = 48  # pictures that are edited and probed
+MOST_DECIBELS = 99.0
 PROMPTS, SAMPLES = 16, 8  # for diversity
+FEWEST_OF_CAPTION = 4  # images a caption, on average, for a judge to learn captions
 CAPTION = "caption"  # the label of a set without labels
 
 Rows = np.ndarray
@@ -57,7 +60,7 @@ def evaluate(
     Args:
         folder: a run with all stages trained.
         number: pictures for each score, as many as there are validation images at most.
-        seed: of the samples and of the judge.
+        seed: of the samples; the judge is the run's own.
         sample: settings of `SampleConfig` to draw with, in place of the run's.
         threads: of the CPU, all by default.
         device: cpu or cuda; that of the run by default.
@@ -72,7 +75,7 @@ def evaluate(
     studio = load(folder, sample=sample, device=device, threads=threads)
     evaluation = Evaluation(studio, number, seed, announce)
     result = evaluation.scores()
-    write_text(studio.folder / "evaluation.json", json.dumps(result, indent=1))
+    write_text(studio.folder / "evaluation.json", json.dumps(result, indent=1, allow_nan=False))
     write_page(studio, evaluation, result)
     return result
 
@@ -113,6 +116,8 @@ class Evaluation:
         result["inversion_psnr"] = self.inversion()
         result["edits"] = self.edits()
         result["probe"] = self.probe()
+        if self.studio.upsampler is not None:
+            result["upsampler_psnr"] = self.upsampling()
         return result
 
     # ------------------------------------------------------------------ what is compared with what
@@ -133,9 +138,9 @@ class Evaluation:
         if self.images.labels:
             return self.images.labels
         distinct, code = np.unique(np.asarray(self.images.captions, dtype=object), return_inverse=True)
-        if len(distinct) > MOST_VALUES:
+        if len(distinct) > min(MOST_VALUES, len(code) / FEWEST_OF_CAPTION):
             raise DataError(
-                f"{len(distinct):,} different captions and no labels: there is nothing that a judge could learn",
+                f"{len(distinct):,} captions of {len(code):,} images, and no labels: nothing that a judge could learn",
                 mend="Name columns of classes with --set data.labels=[…] when training.",
             )
         return {CAPTION: code.astype(np.int64)}
@@ -170,16 +175,20 @@ class Evaluation:
     def judge(self) -> Judge:
         """Trained once and kept in the run."""
         file = self.studio.folder / "judge" / "model.safetensors"
-        if file.exists():
-            return Judge.load(file).to(self.studio.device)
         config = self.studio.config.judge
+        if file.exists():
+            kept = Judge.load(file).to(self.studio.device)
+            if kept.config == config:
+                return kept
         others = self._whole(self.images.rows(HELD_OUT))[1::2]
         rows = np.concatenate([self._whole(self.images.rows(TRAIN)), others])
         same = self.images.size == self.studio.config.decoder_size
         images = self.images.images if same else self.pixels(np.arange(len(self.images)))
         self.announce(f"training a judge on {len(rows):,} real images, {config.steps:,} steps")
         try:
-            judge = train_judge(images, self.labels, rows, config, self.seed, device=str(self.studio.device))
+            judge = train_judge(
+                images, self.labels, rows, config, self.studio.config.seed, device=str(self.studio.device)
+            )
         except ValueError as error:
             raise DataError(
                 f"there is nothing that a judge could learn: {error}",
@@ -282,11 +291,16 @@ class Evaluation:
 
     def memorised(self) -> dict[str, float]:
         """Whether the pictures copy training images."""
-        return scores.memorised(
-            self.judge.features(self.samples[self.priors[0]]),
-            self.train_features,
-            self.judge.features(self.pixels(self.real)),
+        made, held_back = (
+            self.judge.features(images) for images in (self.samples[self.priors[0]], self.pixels(self.real))
         )
+        try:
+            return scores.memorised(made, self.train_features, held_back)
+        except ValueError as error:
+            raise DataError(
+                f"copies of training images cannot be told: {error}",
+                mend="Train with other validation images, --valid.",
+            ) from None
 
     @cached_property
     def inverted(self) -> tuple[Rows, Tensor, Tensor, Tensor]:
@@ -304,8 +318,23 @@ class Evaluation:
         for name, start in (("inverted", x_T), ("random", random)):
             made = self.studio.decoded(z, start, sampling, sampling.invert_steps)
             decibels = scores.psnr(image.cpu().numpy(), made.cpu().numpy(), 2)
+            decibels = np.minimum(decibels, MOST_DECIBELS)  # an exact image would be infinitely far above
             found[name], found[f"{name}_worst"] = float(np.mean(decibels)), float(np.min(decibels))
         return found
+
+    def upsampling(self) -> dict[str, float]:
+        """PSNR of small real images made large, by the upsampler and by bicubic interpolation, in dB."""
+        rows, small, _, _ = self.inverted
+        large = self.workshop.pixels(rows, full=True)
+        keys = [seed_of(self.seed, "upsampled", k) for k in range(len(rows))]
+        made = {
+            "upsampler": self.studio.enlarged(small, keys, self.studio.config.sample),
+            "bicubic": interpolate(small, size=large.shape[-2:], mode="bicubic").clamp(-1, 1),
+        }
+        return {
+            name: float(scores.psnr(large.cpu().numpy(), images.cpu().numpy(), 2).mean())
+            for name, images in made.items()
+        }
 
     def edits(self) -> dict[str, Any]:
         """Text diffs: for each label, pictures are asked to change that label alone, at several θ.

@@ -87,7 +87,7 @@ class PCA:
     def kept(self, share: float) -> int:
         """How many components hold that share of the variance."""
         held = self.variance.double().cumsum(0) / self.variance.double().sum()
-        return int((held < share).sum()) + 1
+        return min(int((held < share).sum()) + 1, len(held))
 
     def project(self, points_ND: Tensor, number: int) -> Tensor:
         """Coordinates along the first `number` components; (N, number)."""

@@ -123,7 +123,7 @@ def fit(
                 raise RunError(
                     f"the loss of stage {stage.name} is {mean} after {done.step} steps",
                     file=folder,
-                    mend=f"Lower {stage.name}.learning_rate.",
+                    mend=f"Train anew with a lower {stage.name}.learning_rate.",
                 )
             done.history.append({"step": done.step, "loss": mean})
         stopping = should_stop() and done.step < config.steps

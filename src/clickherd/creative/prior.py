@@ -2,7 +2,7 @@
 
 A causal transformer reads [tokens of the text, z_t, timestep, noised z_i, query] and predicts z_i at the query:
 
-    L = E ‖f(z_i^(t), t, y) − z_i‖²
+    L = E ‖f(z_i^(t), t, y) − z_i‖² / D
 
 z_i is standardised for it (the paper scales by 17.2 to the same end). In a share of the rows the text is hidden; at
 sampling ẑ = ẑ_∅ + g (ẑ_y − ẑ_∅) (Ho & Salimans 2021), and of two samples the one nearer to the text is kept

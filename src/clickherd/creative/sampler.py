@@ -140,28 +140,23 @@ class Sampler:
         for i in range(0, len(z), AT_ONCE):
             part = slice(i, i + AT_ONCE)
             some = None if texts is None else texts[torch.arange(len(z))[part]]
-            made.append(
-                diffusion.sample(
-                    self.decoder.network(z[part], some, sampling.decoder_guidance),
-                    x_T[part],
-                    target="v_prediction",
-                    steps=steps or sampling.decoder_steps,
-                    eta=eta,
-                    noise=None if noise is None else noise[:, part],
-                )
+            x_0 = diffusion.sample(
+                self.decoder.network(z[part], some, sampling.decoder_guidance),
+                x_T[part],
+                target="v_prediction",
+                steps=steps or sampling.decoder_steps,
+                eta=eta,
+                noise=None if noise is None else noise[:, part],
             )
-        return torch.cat(made).clamp(-1, 1)
+            made.append(self.decoder.restored(x_0))
+        return torch.cat(made)
 
     def inverted(self, images: Tensor, z: Tensor, sampling: SampleConfig) -> Tensor:
         """The noise that the decoder makes these images (N, 3, S, S) from, given their embeddings; without guidance."""
-        return torch.cat(
-            [
-                diffusion.invert(
-                    self.decoder.network(z[i : i + AT_ONCE], None), images[i : i + AT_ONCE], steps=sampling.invert_steps
-                )
-                for i in range(0, len(z), AT_ONCE)
-            ]
-        )
+        x_0 = self.decoder.standardised(images)
+        parts = [slice(i, i + AT_ONCE) for i in range(0, len(z), AT_ONCE)]
+        steps = sampling.invert_steps
+        return torch.cat([diffusion.invert(self.decoder.network(z[p], None), x_0[p], steps=steps) for p in parts])
 
     def enlarged(self, images: Tensor, keys: Sequence[int], sampling: SampleConfig) -> Tensor:
         """The decoder's pictures through the upsampler; as they are in a run without one."""

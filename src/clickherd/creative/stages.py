@@ -27,6 +27,7 @@ from clickherd.creative.upsampler import Upsampler, shrink
 from clickherd.errors import RunError
 
 STAGES = ("clip", "prior", "ar_prior", "decoder", "upsampler")
+PIXELS_OF = 4096  # images that mean and spread of the pixels are taken of
 TRAIN, VALID = 0, 1  # values of ImageSet.split
 
 Module = TypeVar("Module", bound=nn.Module)
@@ -70,7 +71,7 @@ class Workshop:
     def _decoder(self, clip: Clip) -> Stage:
         image_ND, texts = self.embedded(clip)
         decoder = new_decoder(self.config, clip).to(self.device)
-        decoder.standardise(image_ND[self.train_rows])
+        decoder.standardise(image_ND[self.train_rows], self.pixels(self.train_rows[:PIXELS_OF]))
         return self._stage(
             "decoder",
             decoder,

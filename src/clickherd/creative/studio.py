@@ -29,9 +29,9 @@ from clickherd.creative.loop import seed_of
 from clickherd.creative.pictures import Pictures
 from clickherd.creative.sampler import PriorName, Sampler, noise_of, to_uint8
 from clickherd.creative.scores import psnr
-from clickherd.creative.train import load_config
+from clickherd.creative.train import check_machine, load_config
 from clickherd.errors import ConfigError
-from clickherd.runtime import check_device, use_threads
+from clickherd.runtime import use_threads
 from clickherd.settings import validated
 
 Picture = str | Path | np.ndarray  # a file, or uint8 (3, S, S)
@@ -53,10 +53,10 @@ def load(
     config = load_config(Path(folder))
     over = validated(SampleConfig, {**config.sample.model_dump(), **(sample or {})}, within="sample")
     config = config.model_copy(update={"sample": over})
-    chosen = device or config.device
-    check_device(chosen)
+    config = config.model_copy(update={"device": device or config.device, "precision": "fp32"})
+    check_machine(config)
     use_threads(threads or config.threads)
-    return Studio(Path(folder), config, torch.device(chosen))
+    return Studio(Path(folder), config, torch.device(config.device))
 
 
 class Studio(Sampler):
@@ -90,6 +90,7 @@ class Studio(Sampler):
             RunError: a stage that is needed is not trained.
         """
         asked = [prompts] if isinstance(prompts, str) else list(prompts)
+        at_least_one(prompts=len(asked), number=number)
         sampling = self.sampling(settings)
         repeated, indices = [prompt for prompt in asked for _ in range(number)], [*range(number)] * len(asked)
         images = self.draw(repeated, indices, sampling, seed=seed, prior=prior)
@@ -111,6 +112,9 @@ class Studio(Sampler):
         Raises:
             DataError: the picture cannot be read, or is too small.
         """
+        at_least_one(number=number, etas=len(etas))
+        if min(etas) < 0 or max(etas) > 1:
+            raise ConfigError(f"etas = {list(etas)}: from 0 to 1 each")
         sampling = self.sampling(settings)
         image, z = self._seen(picture)
         x_T = self.inverted(image, z, sampling).expand(number, -1, -1, -1)
@@ -129,6 +133,7 @@ class Studio(Sampler):
         Raises:
             DataError: a picture cannot be read, or is too small.
         """
+        at_least_one(number=number)
         sampling = self.sampling(settings)
         (image_a, z_a), (image_b, z_b) = self._seen(first), self._seen(second)
         x_a, x_b = self.inverted(image_a, z_a, sampling), self.inverted(image_b, z_b, sampling)
@@ -159,6 +164,7 @@ class Studio(Sampler):
             DataError: the picture cannot be read; a description is empty or too long.
             ConfigError: the two descriptions are embedded alike.
         """
+        at_least_one(thetas=len(thetas))
         sampling = self.sampling(settings)
         image, z = self._seen(picture)
         texts = encode_texts(self.clip, [from_, to]).embedding
@@ -228,6 +234,17 @@ class Studio(Sampler):
     ) -> Pictures:
         keys = [seed_of(seed, "enlarge", k) for k in range(len(images))]
         return Pictures.of(to_uint8(self.enlarged(images, keys, sampling)), rows, columns)
+
+
+def at_least_one(**numbers: int) -> None:
+    """See that each is at least one.
+
+    Raises:
+        ConfigError: one is not.
+    """
+    for name, number in numbers.items():
+        if number < 1:
+            raise ConfigError(f"{name}: at least one is needed")
 
 
 def words(captions: Sequence[str]) -> list[str]:

@@ -8,6 +8,7 @@ FOLDER/checkpoint/      while a stage is under way       judge/, report.html: fr
 from __future__ import annotations
 
 import json
+import shlex
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -24,9 +25,7 @@ from clickherd.creative.dataset import ImageSet, encode
 from clickherd.creative.loop import Observer, Stopped, fit
 from clickherd.creative.stages import STAGES, Workshop, is_trained, load_clip_of, save_stage
 from clickherd.errors import ConfigError, Interrupted, RunError, UserError, did_you_mean
-from clickherd.runtime import check_device, precision_on, seeded, use_threads
-
-NEEDS = {"prior": "clip", "ar_prior": "clip", "decoder": "clip"}
+from clickherd.runtime import has_bf16_units, precision_on, seeded, use_threads
 
 
 def train_creative(
@@ -55,8 +54,12 @@ def train_creative(
             file=folder,
             mend=f"Choose another --out, or go on with: clickherd creative train --resume {folder}",
         )
-    _checked(stages)
-    check_device(config.device, "fp32" if config.precision == "auto" else config.precision)
+    _checked(stages, config)
+    check_machine(config)
+    if config.clip.path is not None:
+        path = Path(config.clip.path).absolute()
+        load_clip(path)  # what is wrong with it is told before anything is made
+        config = config.model_copy(update={"clip": config.clip.model_copy(update={"path": str(path)})})
     try:
         folder.mkdir(parents=True)
     except OSError as error:
@@ -76,18 +79,28 @@ def resume_creative(
     folder: Path,
     stages: Sequence[str] = (),
     *,
+    device: str | None = None,
+    threads: int | None = None,
     announce: Callable[[str], None],
     observer: Observer,
     should_stop: Callable[[], bool] = lambda: False,
 ) -> dict[str, Any]:
     """Go on with a run: train those of the stages (all when none is named) that are not trained yet.
 
+    `device` and `threads` are those of the run unless given.
+
     Raises:
         RunError: it is no run folder of this kind.
+        ConfigError: no such stage or device.
     """
-    _checked(stages)
     config = load_config(folder)
-    check_device(config.device, "fp32" if config.precision == "auto" else config.precision)
+    _checked(stages, config)
+    here = {"device": device or config.device, "threads": threads or config.threads}
+    config = creative_config({**config.model_dump(), **here})
+    check_machine(config)
+    for name in stages:
+        if is_trained(folder, name):
+            announce(f"stage {name} is trained already; remove {folder / name} to train it again")
     return _train(config, folder, stages, announce, observer, should_stop)
 
 
@@ -106,10 +119,29 @@ def load_config(folder: Path) -> CreativeConfig:
     return creative_config(settings, source=file)
 
 
-def _checked(stages: Sequence[str]) -> None:
+def check_machine(config: CreativeConfig) -> None:
+    """See that the device is there, and has units for the precision.
+
+    Raises:
+        ConfigError: it is not, or has not.
+    """
+    if config.device == "cuda" and not torch.cuda.is_available():
+        raise ConfigError("device = 'cuda', but torch finds no CUDA device", mend="Use --device cpu.")
+    if config.device == "cpu" and config.precision == "bf16" and not has_bf16_units():
+        raise ConfigError(
+            "precision = 'bf16', but this CPU has no bf16 units: it would only be slower",
+            mend="Use --set precision=fp32.",
+        )
+
+
+def _checked(stages: Sequence[str], config: CreativeConfig) -> None:
     for name in stages:
         if name not in STAGES:
             raise ConfigError(f"unknown stage {name!r}", mend=did_you_mean(name, STAGES))
+    if "upsampler" in stages and not config.upsampler.on:
+        raise ConfigError(
+            "this run has no upsampler: upsampler.on is false", mend="Train with --set upsampler.on=true."
+        )
 
 
 def _train(
@@ -168,19 +200,20 @@ def _train(
 
 
 def _resume_command(folder: Path, stages: Sequence[str]) -> str:
-    return f"clickherd creative train --resume {folder}" + "".join(f" --stage {name}" for name in stages)
+    return shlex.join(
+        ["clickherd", "creative", "train", "--resume", str(folder), *(f"--stage={name}" for name in stages)]
+    )
 
 
 def load_metrics(folder: Path) -> dict[str, Any]:
-    """What metrics.json holds; empty lists where nothing is trained yet."""
+    """What metrics.json holds, or will hold while nothing is trained yet."""
     file = folder / "metrics.json"
-    found: dict[str, Any] = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {"stages": {}}
-    return found
+    if file.exists():
+        return dict(json.loads(file.read_text(encoding="utf-8")))
+    return {"run": str(folder), "machine": machine.describe(), "stages": {}}
 
 
 def _note(folder: Path, record: dict[str, Any]) -> None:
     metrics = load_metrics(folder)
-    metrics["machine"] = machine.describe()
-    metrics["run"] = str(folder)
     metrics["stages"][record["stage"]] = {name: value for name, value in record.items() if name != "stage"}
     write_text(folder / "metrics.json", json.dumps(metrics, indent=1))

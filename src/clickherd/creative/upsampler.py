@@ -54,7 +54,7 @@ class Upsampler(nn.Module):
         return pixel_shuffle(out, self.config.patch)
 
     def loss(self, large: Tensor, rng: torch.Generator) -> Tensor:
-        """Mean squared error of v on crops of images (B, 3, S, S) in [−1, 1]."""
+        """Mean squared error of v on crops of images (B, 3, S, S) in [−1, 1]; the seed of `rng` says where."""
         side = self.crop
         # on the host: a number drawn on a GPU would have to be waited for
         places = np.random.default_rng(rng.initial_seed()).integers((self.size - side) // self.factor + 1, size=2)

@@ -234,7 +234,7 @@ def invert(
 @app.command()
 def evaluate(
     run: RunFolder,
-    number: Annotated[int, typer.Option(min=2, help="Pictures for each score.")] = 512,
+    number: Annotated[int, typer.Option(min=2, help="Pictures for each score.")] = 256,
     seed: Seed = 0,
     set_: Assignments = None,
     threads: Threads = None,

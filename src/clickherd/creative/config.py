@@ -174,7 +174,7 @@ class SampleConfig(Settings):
     decoder_steps: Positive = 50
     decoder_guidance: float = Field(default=1.0, ge=0)
     upsampler_steps: Positive = 20
-    invert_steps: Positive = 100
+    invert_steps: Positive = 50
 
     @field_validator("prior_steps", "decoder_steps", "upsampler_steps", "invert_steps")
     @classmethod

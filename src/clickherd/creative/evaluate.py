@@ -48,7 +48,7 @@ Rows = np.ndarray
 def evaluate(
     folder: str | Path,
     *,
-    number: int = 512,
+    number: int = 256,
     seed: int = 0,
     sample: Mapping[str, Any] | None = None,
     threads: int | None = None,

@@ -20,9 +20,9 @@ from transformers import AutoImageProcessor, CLIPModel
 
 from clickherd.creative import clip as clip_module
 from clickherd.creative.captions import CaptionTable, encode_texts
-from clickherd.creative.clip import BEGIN, END, PAD, Clip, check_fits, contrastive, learn_tokenizer, load_clip, new_clip
+from clickherd.creative.clip import BEGIN, END, PAD, Clip, contrastive, learn_tokenizer, load_clip, new_clip
 from clickherd.creative.config import ClipConfig, TowerConfig
-from clickherd.errors import ConfigError, DataError, RunError
+from clickherd.errors import DataError, RunError
 
 CAPTIONS = ["a red circle", "a blue square", "a green triangle on white paper"]
 TOWER = TowerConfig(width=16, layers=2, heads=2)
@@ -326,9 +326,3 @@ def test_a_damaged_folder_is_told(folder: Path, damage: str) -> None:
     if damage == "weight":
         assert "visual_projection.weight" in str(told.value)
     shutil.rmtree(folder)
-
-
-def test_a_clip_of_another_width_does_not_fit(clip: Clip, tmp_path: Path) -> None:
-    check_fits(clip, 8, tmp_path)
-    with pytest.raises(ConfigError, match="embeds in 8 dimensions, and the run was made for 12"):
-        check_fits(clip, 12, tmp_path)

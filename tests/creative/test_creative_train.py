@@ -175,7 +175,7 @@ def test_single_stages_are_trained_when_they_are_named(
     assert same(weights(tmp_path / "run"), expected)  # whatever else is trained
     with pytest.raises(Interrupted) as cut:
         resume(tmp_path / "run", ["prior", "ar_prior"], should_stop=lambda: True)
-    assert cut.value.command.endswith("run --stage prior --stage ar_prior")
+    assert cut.value.command.endswith("run --stage=prior --stage=ar_prior")
 
 
 def test_one_stage_leaves_anothers_checkpoint_alone(copied: Path, trained: Path, resume: Any, observer: Any) -> None:

@@ -85,6 +85,11 @@ def measured(name: str, seed: int, folder: Path, threads: int | None) -> Mapping
     return {"stages": stages, **{key: value for key, value in result.items() if key not in ("run", "machine")}}
 
 
+def scores_of(of: Mapping[str, Any]) -> list[str]:
+    held_out = f"{of['held_out']['all']:.3f}" if "held_out" in of else "–"
+    return [f"{of['fid']:.2f}", f"{of['kid']:.4f}", f"{of['seen']['all']:.3f}", held_out]
+
+
 def table(runs: list[dict[str, Any]]) -> str:
     """A table of the priors, and one of what is left."""
     by_prior, rest = [], []
@@ -94,18 +99,11 @@ def table(runs: list[dict[str, Any]]) -> str:
             if prior not in run["priors"]:
                 continue
             of = run["priors"][prior]
-            by_prior.append(
-                [
-                    title,
-                    name,
-                    f"{of['fid']:.2f}",
-                    f"{of['kid']:.4f}",
-                    f"{of['seen']['all']:.3f}",
-                    f"{of['held_out']['all']:.3f}" if "held_out" in of else "–",
-                    f"{of['cosine']:.3f}" if "cosine" in of else "–",
-                    f"{1000 * of['seconds_per_embedding']:.1f}" if "seconds_per_embedding" in of else "–",
-                ]
-            )
+            cosine = f"{of['cosine']:.3f}" if "cosine" in of else "–"
+            took = f"{1000 * of['seconds_per_embedding']:.1f}" if "seconds_per_embedding" in of else "–"
+            by_prior.append([title, name, *scores_of(of), cosine, took])
+            if "caption" in of:
+                by_prior.append([title, f"{name}, and the caption", *scores_of(of["caption"]), "", ""])
         real = run["real"]
         by_prior.append(
             [

@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.table import Table
 
 from clickherd.creative import creative_config, evaluate, load, train_creative
-from clickherd.creative.evaluate import told
+from clickherd.creative.page import told
 from clickherd.creative.train import resume_creative
 from clickherd.creative.watch import Watch
 

@@ -94,7 +94,7 @@ COMMAND_LINE = (
 NEVER: dict[str, tuple[str, ...]] = {
     "torch": ("errors", "settings", "threads", "metrics", "data"),
     "sklearn": tuple(MAY_IMPORT),
-    "matplotlib": tuple(MAY_IMPORT),
+    "matplotlib": tuple(part for part in MAY_IMPORT if part != "creative"),
     "diffusers": tuple(part for part in MAY_IMPORT if part != "creative"),
     "transformers": tuple(part for part in MAY_IMPORT if part != "creative"),
 }

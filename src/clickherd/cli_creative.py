@@ -244,7 +244,7 @@ def evaluate(
     """Score the pictures of a run, and write its report.html."""
     need_creative()
     from clickherd.creative.evaluate import evaluate as measure
-    from clickherd.creative.evaluate import told
+    from clickherd.creative.page import told
 
     result = measure(
         run, number=number, seed=seed, sample=_sample(set_), threads=threads, device=device, announce=announce

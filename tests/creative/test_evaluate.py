@@ -20,8 +20,9 @@ from clickherd.creative import evaluate as module
 from clickherd.creative import page
 from clickherd.creative.config import CreativeConfig
 from clickherd.creative.dataset import HELD_OUT, TRAIN, VALID, ImageSet
-from clickherd.creative.evaluate import Evaluation, evaluate, told
+from clickherd.creative.evaluate import Evaluation, evaluate
 from clickherd.creative.judge import Judge
+from clickherd.creative.page import told
 from clickherd.creative.studio import load
 from clickherd.creative.train import train_creative
 from clickherd.errors import DataError, RunError
@@ -338,8 +339,8 @@ def test_class_folders_without_labels_are_judged_by_their_captions(tmp_path: Pat
     assert "Text diffs" in text  # to look at
     assert [row[0] for row in told(result)] == [
         "all labels right",
-        "FID, prior: none",
-        "FID, prior: image",
+        "FID by embedding alone, prior: none",
+        "FID by embedding alone, prior: image",
         "inversion, dB",
         "diversity",
         "copies of training images",
@@ -400,7 +401,7 @@ def test_told_has_pictures_beside_real_images(whole: Any) -> None:
     assert [row[0] for row in rows] == [
         "all labels right",
         "… of combinations never seen",
-        *(f"FID, prior: {name}" for name in ("diffusion", "ar", "none", "image")),
+        *(f"FID by embedding alone, prior: {name}" for name in ("diffusion", "ar", "none", "image")),
         "inversion, dB",
         "diversity",
         "copies of training images",

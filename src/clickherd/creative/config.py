@@ -171,6 +171,8 @@ class SampleConfig(Settings):
     prior_guidance: float = Field(default=1.0, ge=0)
     candidates: Positive = 2
     """Image embeddings drawn for each picture; the one nearest the text is kept."""
+    caption: bool = True
+    """Whether the decoder sees the prompt's words too, or the image embedding alone."""
     decoder_steps: Positive = 50
     decoder_guidance: float = Field(default=1.0, ge=0)
     upsampler_steps: Positive = 20

@@ -214,13 +214,19 @@ class Evaluation:
         )
 
     def prior(self, name: PriorName) -> dict[str, Any]:
-        """Scores of the pictures that a prior leads to, and the seconds that one of its embeddings takes."""
+        """Scores of the pictures that a prior leads to, and the seconds that one of its embeddings takes.
+
+        The decoder sees the embedding alone, so that the prior is what is compared; and once, under "caption", the
+        caption's words as well, as when pictures are generated.
+        """
         self.announce(f"{len(self.real)} pictures, prior: {name}")
-        result = self._compared(self.samples[name])
+        result = self._compared(self._drawn(self.captions(self.real), name, caption=False))
         result["cosine"], result["seconds_per_embedding"] = self._embeddings(name)
+        result["caption"] = self._compared(self.samples[name])
         if len(self.held_out):
-            made = self._drawn(self.captions(self.held_out), name)
-            result["held_out"] = self._agreement(made, self.held_out)
+            for of, caption in ((result, False), (result["caption"], True)):
+                made = self._drawn(self.captions(self.held_out), name, caption=caption)
+                of["held_out"] = self._agreement(made, self.held_out)
         return result
 
     @cached_property
@@ -228,18 +234,19 @@ class Evaluation:
         """A picture for each validation caption, by prior."""
         return {name: self._drawn(self.captions(self.real), name) for name in self.priors}
 
-    def _drawn(self, captions: Sequence[str], prior: PriorName, indices: Sequence[int] | None = None) -> np.ndarray:
+    def _drawn(
+        self, captions: Sequence[str], prior: PriorName, indices: Sequence[int] | None = None, *, caption: bool = True
+    ) -> np.ndarray:
         places = indices if indices is not None else range(len(captions))
-        defaults = self.studio.config.sample
-        return to_uint8(self.studio.draw(captions, list(places), defaults, seed=self.seed, prior=prior))
+        sampling = self.studio.sampling({"caption": caption})
+        return to_uint8(self.studio.draw(captions, list(places), sampling, seed=self.seed, prior=prior))
 
     def of_own_embeddings(self) -> np.ndarray:
         """A picture from each validation image's own embedding: the best that a prior could give."""
         z = self.workshop.embedded(self.studio.clip)[0][self.real]
         keys = [seed_of(self.seed, "own", int(row)) for row in self.real]
         noise = self.studio.noise(keys)
-        texts = encode_texts(self.studio.clip, self.captions(self.real))
-        return to_uint8(self.studio.decoded(z, noise, self.studio.config.sample, texts=texts))
+        return to_uint8(self.studio.decoded(z, noise, self.studio.config.sample))
 
     def _embeddings(self, prior: PriorName) -> tuple[float, float]:
         """Mean cosine between the prior's embeddings and those of the images, and seconds per embedding."""
@@ -394,31 +401,3 @@ class Evaluation:
         held = self.studio.pca.variance.double()
         shares = {str(number): float(held[:number].sum() / held.sum()) for number in dims}
         return {"agreement": by_dims, "variance": shares}
-
-
-def told(result: Mapping[str, Any]) -> list[list[str]]:
-    """The main scores, as rows of a table: what, of samples, of real images."""
-    best = next(iter(result["priors"]))
-    of = result["priors"][best]
-    rows = [
-        ["all labels right", f"{of['seen']['all']:.3f}", f"{result['real']['seen']['all']:.3f}"],
-    ]
-    if "held_out" in of:
-        rows.append(
-            ["… of combinations never seen", f"{of['held_out']['all']:.3f}", f"{result['real']['held_out']['all']:.3f}"]
-        )
-    rows += [[f"FID, prior: {name}", f"{scores_['fid']:.2f}", ""] for name, scores_ in result["priors"].items()]
-    rows.append(["inversion, dB", f"{result['inversion_psnr']['inverted']:.1f}", ""])
-    rows.append(["diversity", f"{result['diversity']['made']:.3f}", _or_dash(result["diversity"].get("real"))])
-    rows.append(
-        [
-            "copies of training images",
-            f"{result['memorised']['share']:.3f}",
-            f"{result['memorised']['expected_share']:.3f}",
-        ]
-    )
-    return rows
-
-
-def _or_dash(value: float | None) -> str:
-    return "–" if value is None else f"{value:.3f}"

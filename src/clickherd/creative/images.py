@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
+import matplotlib
 import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFont, ImageOps, UnidentifiedImageError
@@ -108,7 +109,8 @@ def contact_sheet(
     scale = scale or max(1, round(_SHOWN / side))
     cell = side * scale
     rows = -(-len(images_N3SS) // columns)
-    font = ImageFont.load_default(size=_FONT_SIZE)
+    # Pillow's own font has no Greek letters and no arrows
+    font = ImageFont.truetype(str(Path(matplotlib.get_data_path(), "fonts", "ttf", "DejaVuSans.ttf")), _FONT_SIZE)
     tops = [_wrapped(title, cell, _MOST_LINES, font) for title in (col_titles or ())[:columns]]
     gutter = max(cell, _SHOWN) if row_titles else 0
     lefts = [_wrapped(title, gutter, max(1, cell // _LINE), font) for title in (row_titles or ())[:rows]]

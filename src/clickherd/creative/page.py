@@ -131,3 +131,33 @@ def render(result: Mapping[str, Any], drawn: list[Sheet]) -> str:
     )
     style = (Path(report.__file__).parent / "report.css").read_text(encoding="utf-8")
     return environment.get_template("page.html.j2").render(result=result, sheets=drawn, style=Markup(style))
+
+
+def told(result: Mapping[str, Any]) -> list[list[str]]:
+    """The main scores, as rows of a table: what, of samples, of real images."""
+    best = next(iter(result["priors"]))
+    of = result["priors"][best]["caption"]
+    rows = [
+        ["all labels right", f"{of['seen']['all']:.3f}", f"{result['real']['seen']['all']:.3f}"],
+    ]
+    if "held_out" in of:
+        rows.append(
+            ["… of combinations never seen", f"{of['held_out']['all']:.3f}", f"{result['real']['held_out']['all']:.3f}"]
+        )
+    rows += [
+        [f"FID by embedding alone, prior: {name}", f"{of['fid']:.2f}", ""] for name, of in result["priors"].items()
+    ]
+    rows.append(["inversion, dB", f"{result['inversion_psnr']['inverted']:.1f}", ""])
+    rows.append(["diversity", f"{result['diversity']['made']:.3f}", _or_dash(result["diversity"].get("real"))])
+    rows.append(
+        [
+            "copies of training images",
+            f"{result['memorised']['share']:.3f}",
+            f"{result['memorised']['expected_share']:.3f}",
+        ]
+    )
+    return rows
+
+
+def _or_dash(value: float | None) -> str:
+    return "–" if value is None else f"{value:.3f}"

@@ -97,7 +97,7 @@ class Sampler:
         texts = encode_texts(self.clip, prompts)
         keys = [seed_of(seed, prompt, k) for prompt, k in zip(prompts, indices, strict=True)]
         z = self.embed(texts, keys, prior, sampling)
-        return self.decoded(z, self.noise(keys), sampling, texts=texts)
+        return self.decoded(z, self.noise(keys), sampling, texts=texts if sampling.caption else None)
 
     def embed(self, texts: Texts, keys: Sequence[int], prior: PriorName, sampling: SampleConfig) -> Tensor:
         """Image embeddings (N, D) for the texts; `keys` are the seeds of each row's noise.

@@ -125,8 +125,8 @@ class DecoderConfig(StageConfig):
     """Attend to the caption's tokens too."""
     drop_embedding: Share = 0.1
     drop_text: Share = 0.5
-    steps: Positive = 3200
-    batch_size: Positive = 32
+    steps: Positive = 1600
+    batch_size: Positive = 64
     learning_rate: float = Field(default=1e-3, gt=0)
     beta2: float = Field(default=0.999, gt=0, lt=1)
     weight_decay: float = Field(default=0.0, ge=0)

@@ -408,7 +408,7 @@ def test_told_has_pictures_beside_real_images(whole: Any) -> None:
     ]
     assert all(len(row) == 3 for row in rows)
     assert rows[0][1:] == [
-        f"{result['priors']['diffusion']['seen']['all']:.3f}",
+        f"{result['priors']['diffusion']['caption']['seen']['all']:.3f}",
         f"{result['real']['seen']['all']:.3f}",
     ]
     assert rows[2][1:] == [f"{result['priors']['diffusion']['fid']:.2f}", ""]
@@ -422,7 +422,7 @@ def test_judged_images_are_at_the_size_of_the_decoder(tmp_path: Path, tiny: Tiny
     train_creative(
         tiny(sizes, {"judge": {"size": 32, "steps": 2}}),
         tmp_path / "run",
-        ["clip", "decoder"],
+        ["clip", "decoder", "upsampler"],
         announce=lambda _: None,
         observer=observer,
     )
@@ -439,3 +439,10 @@ def test_judged_images_are_at_the_size_of_the_decoder(tmp_path: Path, tiny: Tiny
         _ = evaluation.judge
     assert set(seen) == {16}
     assert evaluation.pixels(evaluation.real).shape[-1] == 16
+    evaluation.__dict__["inverted"] = (evaluation.real, evaluation.workshop.pixels(evaluation.real), None, None)
+    found = evaluation.upsampling()
+    assert found["bicubic"] > 15  # dB, of real images
+    assert np.isfinite(found["upsampler"])
+    large = evaluation.workshop.pixels(evaluation.real, full=True)
+    evaluation.studio.enlarged = lambda *_: large  # type: ignore[method-assign]
+    assert evaluation.upsampling() == {"upsampler": 99, "bicubic": found["bicubic"]}

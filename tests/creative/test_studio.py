@@ -67,6 +67,21 @@ def test_seeds_numbers_prompts_and_settings_make_other_pictures(studio: Studio) 
     assert not near(studio.generate(PROMPT, 2, decoder_guidance=3.0).images, first.images)
 
 
+def test_the_decoder_sees_the_words_only_if_it_is_to(studio: Studio) -> None:
+    texts = encode_texts(studio.clip, [PROMPT])
+    z, x_T = texts.embedding, studio.noise([1])
+    blind = studio.decoded(z, x_T, studio.sampling({}))
+    seeing = studio.decoded(z, x_T, studio.sampling({}), texts=texts)
+    assert not torch.allclose(blind, seeing, atol=1e-3)
+    studio.__dict__["noise"] = lambda keys: x_T.expand(len(keys), -1, -1, -1)
+    try:
+        for caption, expected in ((False, blind), (True, seeing)):
+            drawn = studio.draw([PROMPT], [0], studio.sampling({"caption": caption}), seed=0, prior="none")
+            torch.testing.assert_close(drawn, expected)
+    finally:
+        del studio.__dict__["noise"]
+
+
 def test_each_prior_leads_to_embeddings_of_its_own(studio: Studio) -> None:
     made = {prior: studio.generate(PROMPT, 1, prior=prior).images for prior in ("diffusion", "ar", "none")}
     assert len({images.tobytes() for images in made.values()}) == 3

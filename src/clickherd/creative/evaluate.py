@@ -324,9 +324,8 @@ class Evaluation:
         found: dict[str, float] = {"pictures": len(z)}
         for name, start in (("inverted", x_T), ("random", random)):
             made = self.studio.decoded(z, start, sampling, sampling.invert_steps)
-            decibels = scores.psnr(image.cpu().numpy(), made.cpu().numpy(), 2)
-            decibels = np.minimum(decibels, MOST_DECIBELS)  # an exact image would be infinitely far above
-            found[name], found[f"{name}_worst"] = float(np.mean(decibels)), float(np.min(decibels))
+            reached = decibels(image, made)
+            found[name], found[f"{name}_worst"] = float(reached.mean()), float(reached.min())
         return found
 
     def upsampling(self) -> dict[str, float]:
@@ -338,10 +337,7 @@ class Evaluation:
             "upsampler": self.studio.enlarged(small, keys, self.studio.config.sample),
             "bicubic": interpolate(small, size=large.shape[-2:], mode="bicubic").clamp(-1, 1),
         }
-        return {
-            name: float(scores.psnr(large.cpu().numpy(), images.cpu().numpy(), 2).mean())
-            for name, images in made.items()
-        }
+        return {name: float(decibels(large, images).mean()) for name, images in made.items()}
 
     def edits(self) -> dict[str, Any]:
         """Text diffs: for each label, pictures are asked to change that label alone, at several θ.
@@ -401,3 +397,8 @@ class Evaluation:
         held = self.studio.pca.variance.double()
         shares = {str(number): float(held[:number].sum() / held.sum()) for number in dims}
         return {"agreement": by_dims, "variance": shares}
+
+
+def decibels(a: Tensor, b: Tensor) -> np.ndarray:
+    """PSNR of each of the images in [−1, 1], at most 99 dB: of equal ones it would be infinite."""
+    return np.minimum(scores.psnr(a.cpu().numpy(), b.cpu().numpy(), 2), MOST_DECIBELS)

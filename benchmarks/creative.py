@@ -22,8 +22,7 @@ from kept_runs import KeptRuns
 from rich.console import Console
 from tables import grid
 
-from clickherd.creative import creative_config, evaluate, train_creative
-from clickherd.creative.train import resume_creative
+from clickherd.creative import creative_config, evaluate, resume_creative, train_creative
 from clickherd.creative.watch import Watch
 
 PRIORS = {"diffusion": "diffusion", "ar": "autoregressive", "none": "none", "image": "the image itself"}

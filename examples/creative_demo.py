@@ -14,9 +14,8 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from clickherd.creative import creative_config, evaluate, load, train_creative
+from clickherd.creative import creative_config, evaluate, load, resume_creative, train_creative
 from clickherd.creative.page import told
-from clickherd.creative.train import resume_creative
 from clickherd.creative.watch import Watch
 
 err = Console(stderr=True)

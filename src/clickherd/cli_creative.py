@@ -96,16 +96,10 @@ def train(
 
     stop = StopSignal()
 
-    class Stoppable(Watch):
-        def start(self, stage: str, steps: int, done: int) -> None:
-            stop.training = True
-            super().start(stage, steps, done)
+    def training(under_way: bool) -> None:
+        stop.training = under_way
 
-        def finish(self, record: dict[str, Any] | None) -> None:
-            stop.training = False
-            super().finish(record)
-
-    shared: dict[str, Any] = {"announce": announce, "observer": Stoppable(err), "should_stop": stop}
+    shared: dict[str, Any] = {"announce": announce, "observer": Watch(err, training), "should_stop": stop}
     stages = stage or []
     if resume is not None:
         folder = resume
@@ -227,7 +221,9 @@ def invert(
 
     pictures, x_T, decibels = _studio(run, set_, threads, device).invert(image)
     folder = _saved(pictures, run, "invert", out)
-    np.save(folder / "x_T.npy", x_T.numpy())
+    with (folder / "x_T.npy.part").open("wb") as file:
+        np.save(file, x_T.numpy())
+    (folder / "x_T.npy.part").replace(folder / "x_T.npy")
     typer.echo(f"PSNR {decibels:.1f} dB")
 
 

@@ -2,21 +2,21 @@
 
 pip install clickherd[creative]
 
-clickherd creative train products --out runs/products          or from Python: train_creative(config, folder, …)
+train_creative(creative_config({"data": {"source": "products"}}), "runs/products")
 studio = clickherd.creative.load("runs/products")
 studio.generate("a red mug on the left, white background").save("mugs")
 """
 
 from typing import TYPE_CHECKING, Any
 
-__all__ = ["Pictures", "Studio", "creative_config", "evaluate", "load", "train_creative"]
+__all__ = ["Pictures", "Studio", "creative_config", "evaluate", "load", "resume_creative", "train_creative"]
 
 if TYPE_CHECKING:
     from clickherd.creative.config import creative_config
     from clickherd.creative.evaluate import evaluate
     from clickherd.creative.pictures import Pictures
     from clickherd.creative.studio import Studio, load
-    from clickherd.creative.train import train_creative
+    from clickherd.creative.train import resume_creative, train_creative
 
 _HOMES = {
     "Pictures": "pictures",
@@ -24,6 +24,7 @@ _HOMES = {
     "creative_config": "config",
     "evaluate": "evaluate",
     "load": "studio",
+    "resume_creative": "train",
     "train_creative": "train",
 }
 

@@ -95,8 +95,9 @@ class ARPrior(nn.Module):
         return Buckets(self.get_buffer("low"), self.get_buffer("high"), self.number)
 
     def quantise(self, image_ND: Tensor) -> Tensor:
-        """The codes of embeddings, int64 (N, K)."""
-        return self.buckets.codes(self.pca.project(image_ND, self.num_components))
+        """The codes of embeddings, int64 (N, K); in fp32 always, buckets are narrower than bf16's steps."""
+        with torch.autocast(image_ND.device.type, enabled=False):
+            return self.buckets.codes(self.pca.project(image_ND.float(), self.num_components))
 
     def restore(self, codes_NK: Tensor) -> Tensor:
         """Unit embeddings (N, D) of codes."""

@@ -35,7 +35,7 @@ from clickherd.creative.config import ClipConfig
 from clickherd.errors import DataError, RunError
 
 BEGIN, END, PAD = "<|startoftext|>", "<|endoftext|>", "<|pad|>"
-SHORTEST = 24  # tokens of a context whose length is chosen by itself
+SHORTEST, LONGEST = 24, 77  # tokens of a context whose length is chosen by itself
 MAX_SCALE = math.log(100)  # of the logits, as in the paper
 
 
@@ -115,7 +115,9 @@ class Clip(nn.Module):
         """The contrastive loss of images (B, 3, S, S) and their captions."""
         distinct, caption_B = np.unique(np.asarray(captions, dtype=object), return_inverse=True)
         scale = self.model.logit_scale.clamp(max=MAX_SCALE).exp()
-        logits_BU = scale * self.encode_image(images) @ self.encode_text(distinct.tolist()).embedding.T
+        z_BD, z_UD = self.encode_image(images), self.encode_text(distinct.tolist()).embedding
+        with torch.autocast(z_BD.device.type, enabled=False):  # bf16 would round logits near 100 to halves
+            logits_BU = scale.float() * z_BD.float() @ z_UD.float().T
         return contrastive(logits_BU, torch.from_numpy(caption_B).to(logits_BU.device))
 
     def save(self, folder: Path) -> None:
@@ -148,9 +150,7 @@ def contrastive(logits_BU: Tensor, caption_B: Tensor) -> Tensor:
 
 def new_clip(config: ClipConfig, size: int, captions: Sequence[str]) -> Clip:
     """An untrained CLIP for images of `size` px, with a tokenizer learned from the captions."""
-    tokenizer = learn_tokenizer(captions, config.vocabulary_size)
-    longest = max(len(ids) for ids in tokenizer(list(set(captions)), split_special_tokens=True)["input_ids"])
-    length = config.context_length or max(math.ceil(1.25 * longest), SHORTEST)
+    tokenizer, length = context_for(config, captions)
     tower = {"hidden_act": "quick_gelu", "projection_dim": config.embedding_dim}
     model = CLIPModel(
         CLIPConfig(
@@ -179,6 +179,21 @@ def new_clip(config: ClipConfig, size: int, captions: Sequence[str]) -> Clip:
         )
     )
     return Clip(model, tokenizer, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
+
+
+def context_for(config: ClipConfig, captions: Sequence[str]) -> tuple[PreTrainedTokenizerFast, int]:
+    """A tokenizer learned from the captions, and how many tokens CLIP is to read."""
+    tokenizer = learn_tokenizer(captions, config.vocabulary_size)
+    if config.context_length is not None:
+        return tokenizer, config.context_length
+    longest = max(lengths_of(tokenizer, captions).values())
+    return tokenizer, min(max(math.ceil(1.25 * longest), SHORTEST), LONGEST)
+
+
+def lengths_of(tokenizer: PreTrainedTokenizerFast, captions: Sequence[str]) -> dict[str, int]:
+    """Tokens of each distinct caption, with the one at its beginning and the one at its end."""
+    distinct = list(dict.fromkeys(captions))
+    return dict(zip(distinct, map(len, tokenizer(distinct, split_special_tokens=True)["input_ids"]), strict=True))
 
 
 def learn_tokenizer(captions: Sequence[str], vocabulary_size: int) -> PreTrainedTokenizerFast:

@@ -35,8 +35,15 @@ class StageConfig(Settings):
     warmup: Share = 0.05
     """Share of the steps in which the rate rises."""
     ema_decay: float = Field(default=0.999, ge=0, lt=1)
-    """Of the averaged weights, which are the ones kept; it rises to this from 0.1. 0 keeps the last weights."""
+    """Of the averaged weights, which are the ones kept; at first it is (1 + step) / (10 + step), while that is less. 0
+    keeps the last weights."""
     clip_norm: float = Field(default=1.0, gt=0)
+
+
+def check_heads(width: int, heads: int) -> None:
+    """See that a width can be shared out among attention's heads."""
+    if width % heads:
+        raise ValueError(f"width {width} is not divisible by heads {heads}")
 
 
 class TowerConfig(Settings):
@@ -48,8 +55,7 @@ class TowerConfig(Settings):
 
     @model_validator(mode="after")
     def _heads_divide(self) -> TowerConfig:
-        if self.width % self.heads:
-            raise ValueError(f"width {self.width} is not divisible by heads {self.heads}")
+        check_heads(self.width, self.heads)
         return self
 
 
@@ -64,7 +70,7 @@ class ClipConfig(StageConfig):
     patch_size: Positive = 8
     context_length: int | None = Field(default=None, ge=4)
     """Tokens of a caption at most, with the one at its beginning and the one at its end; by default a quarter more than
-    the longest caption of the training images has, and at least 24: a word that none of them has takes several."""
+    the longest caption of the training images has, and 24 to 77: a word that none of them has takes several."""
     vocabulary_size: int = Field(default=4096, ge=300)
     """Tokens of the tokenizer at most; it is learned from the captions."""
     steps: Positive = 300
@@ -90,8 +96,7 @@ class PriorConfig(StageConfig):
 
     @model_validator(mode="after")
     def _heads_divide(self) -> PriorConfig:
-        if self.width % self.heads:
-            raise ValueError(f"width {self.width} is not divisible by heads {self.heads}")
+        check_heads(self.width, self.heads)
         return self
 
 

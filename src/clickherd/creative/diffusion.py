@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from copy import deepcopy
+from functools import cache
 from typing import Literal
 
 import torch
@@ -24,8 +26,9 @@ Network = Callable[[Tensor, Tensor], Tensor]
 Target = Literal["sample", "v_prediction"]
 
 
+@cache
 def schedule(target: Target) -> DDIMScheduler:
-    """The cosine schedule over 1,000 steps. Sampling ends at t = 0 with the predicted x_0 itself."""
+    """The cosine schedule over 1,000 steps, shared. Sampling ends at t = 0 with the predicted x_0 itself."""
     return DDIMScheduler(
         num_train_timesteps=TIMESTEPS,
         beta_schedule="squaredcos_cap_v2",
@@ -75,7 +78,7 @@ def sample(
     """
     if eta and (noise is None or len(noise) != steps):
         raise ValueError(f"eta = {eta} needs noise for each of {steps} steps")
-    kind = schedule(target)
+    kind = deepcopy(schedule(target))  # the number of steps is its own
     kind.set_timesteps(steps_allowed(steps))
     x = x_T
     for i, t in enumerate(kind.timesteps):
@@ -93,7 +96,7 @@ def invert(network: Network, x_0: Tensor, *, steps: int, refine: int = 2) -> Ten
     D), so x_{φ+δ} = (x_φ + sin δ v(x_{φ+δ})) / cos δ. The v at the noisier end is not known yet: it is first taken at
     x_φ, and then `refine` times at the end found so far (a fixed point, as in AIDI; Pan et al., ICCV 2023).
     """
-    kind = schedule("v_prediction")
+    kind = deepcopy(schedule("v_prediction"))
     kind.set_timesteps(steps_allowed(steps))
     x, low = x_0, 0.0
     for t in kind.timesteps.flip(0):

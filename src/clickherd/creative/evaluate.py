@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
@@ -29,9 +28,9 @@ from clickherd.creative.captions import encode_texts
 from clickherd.creative.dataset import HELD_OUT, TRAIN, VALID, ImageSet
 from clickherd.creative.judge import MOST_VALUES, Judge, agreement, train_judge
 from clickherd.creative.latent import text_diff
-from clickherd.creative.loop import seed_of
+from clickherd.creative.loop import seed_of, spread
 from clickherd.creative.sampler import PriorName, to_uint8
-from clickherd.creative.stages import Workshop, is_trained
+from clickherd.creative.stages import Workshop, in_parts, is_trained
 from clickherd.creative.studio import Studio, load
 from clickherd.errors import DataError
 
@@ -58,7 +57,7 @@ def evaluate(
     """Score a run and write its page; returns what evaluation.json holds.
 
     Args:
-        folder: a run with all stages trained.
+        folder: a run; of the priors those that are trained are compared.
         number: pictures for each score, as many as there are validation images at most.
         seed: of the samples; the judge is the run's own.
         sample: settings of `SampleConfig` to draw with, in place of the run's.
@@ -67,7 +66,7 @@ def evaluate(
         announce: told what is under way.
 
     Raises:
-        RunError: the run is not trained yet.
+        RunError: CLIP or decoder are not trained yet.
         DataError: fewer than two validation images, or captions and labels that no judge could learn.
     """
     from clickherd.creative.page import write_page
@@ -164,8 +163,7 @@ class Evaluation:
 
     def pixels(self, rows: Rows) -> np.ndarray:
         """Real images at the decoder's size, uint8 (n, 3, S, S)."""
-        parts = [self.workshop.pixels(rows[i : i + 256]) for i in range(0, len(rows), 256)]
-        return to_uint8(torch.cat(parts))
+        return np.concatenate([to_uint8(self.workshop.pixels(part)) for part in in_parts(rows)])
 
     def captions(self, rows: Rows) -> list[str]:
         """Their captions."""
@@ -207,7 +205,7 @@ class Evaluation:
 
     def retrieval(self) -> dict[str, float]:
         """Recall of CLIP among the validation images."""
-        rows = self.images.rows(VALID)[:1000]
+        rows = spread(self.images.rows(VALID), 1000)
         image_ND, texts = self.workshop.embedded(self.studio.clip)
         return scores.retrieval(
             image_ND[rows].cpu().numpy(), texts.texts(rows).embedding.cpu().numpy(), texts.of_row[rows].numpy()
@@ -254,9 +252,9 @@ class Evaluation:
         texts = encode_texts(self.studio.clip, self.captions(rows))
         keys = [seed_of(self.seed, "timed", k) for k in range(len(rows))]
         began = time.perf_counter()
-        z = self.studio.embed(texts, keys, prior, self.studio.config.sample)
+        z = self.studio.embed(texts, keys, prior, self.studio.config.sample).cpu()  # waits for the device
         seconds = (time.perf_counter() - began) / len(rows)
-        own = self.workshop.embedded(self.studio.clip)[0][rows]
+        own = self.workshop.embedded(self.studio.clip)[0][rows].cpu()
         return float((z * own).sum(-1).mean()), seconds
 
     def _compared(self, made: np.ndarray) -> dict[str, Any]:
@@ -294,7 +292,8 @@ class Evaluation:
     @cached_property
     def train_features(self) -> np.ndarray:
         """The judge's features of all training images."""
-        return self.judge.features(self.pixels(self.images.rows(TRAIN)))
+        parts = in_parts(self.images.rows(TRAIN))
+        return np.concatenate([self.judge.features(self.pixels(part)) for part in parts])
 
     def memorised(self) -> dict[str, float]:
         """Whether the pictures copy training images."""
@@ -323,7 +322,7 @@ class Evaluation:
         random = self.studio.noise([seed_of(self.seed, "random", k) for k in range(len(z))])
         found: dict[str, float] = {"pictures": len(z)}
         for name, start in (("inverted", x_T), ("random", random)):
-            made = self.studio.decoded(z, start, sampling, sampling.invert_steps)
+            made = self.studio.decoded_back(z, start, sampling)
             reached = decibels(image, made)
             found[name], found[f"{name}_worst"] = float(reached.mean()), float(reached.min())
         return found
@@ -359,7 +358,7 @@ class Evaluation:
             found[label] = {}
             for theta in THETAS:
                 turned = text_diff(z[places], before, after, theta)
-                made = self.studio.decoded(turned, x_T[places], sampling, sampling.invert_steps)
+                made = self.studio.decoded_back(turned, x_T[places], sampling)
                 judged = self.judge.predict(to_uint8(made))
                 kept = {n: float((judged[n] == self.labels[n][rows[places]]).mean()) for n in judged if n != label}
                 changed = float((judged[label] == target).mean())

@@ -74,6 +74,10 @@ class PCA:
     components: Tensor  # (K, D), rows of unit length
     variance: Tensor  # (K,), eigenvalues of the covariance
 
+    def to(self, device: torch.device) -> PCA:
+        """The same, there."""
+        return PCA(self.mean.to(device), self.components.to(device), self.variance.to(device))
+
     @classmethod
     def fit(cls, points_ND: Tensor) -> PCA:
         """All components, min(N − 1, D) of them."""

@@ -43,6 +43,22 @@ class Observer(Protocol):
         """The stage is at its end, or was stopped (None)."""
 
 
+class Unwatched:
+    """Nobody watches."""
+
+    def start(self, stage: str, steps: int, done: int) -> None:
+        """Nothing."""
+
+    def step(self, done: int, loss: Tensor) -> None:
+        """Nothing."""
+
+    def finish(self, record: dict[str, Any] | None) -> None:
+        """Nothing."""
+
+
+Loss = Callable[[np.ndarray, torch.Generator], Tensor]  # of row numbers of the image set
+
+
 @dataclass(frozen=True)
 class Stage:
     """What one stage trains, and on what: `loss(rows, rng)` for row numbers of the image set."""
@@ -50,7 +66,7 @@ class Stage:
     name: str
     module: nn.Module
     config: StageConfig
-    loss: Callable[[np.ndarray, torch.Generator], Tensor]
+    loss: Loss
     train_rows: np.ndarray
     valid_rows: np.ndarray
 
@@ -93,7 +109,7 @@ def fit(
     optimizer = torch.optim.AdamW(
         parameters, lr=config.learning_rate, betas=(0.9, config.beta2), weight_decay=config.weight_decay, fused=True
     )
-    average = EMAModel(parameters, decay=config.ema_decay)
+    average = EMAModel(parameters, decay=config.ema_decay, foreach=True)
     file, done = folder / f"{stage.name}.safetensors", _Done()
     if file.exists():
         done = _load(file, parameters, optimizer, average)
@@ -116,18 +132,17 @@ def fit(
         done.step += 1
         done.recent.append(loss.detach().float())
         observer.step(done.step, done.recent[-1])
+        stopping = should_stop() and done.step < config.steps
+        saving = stopping or time.monotonic() - saved > CHECKPOINT_SECONDS
+        if saving and not math.isfinite(float(torch.stack(done.recent).sum())):
+            raise _lost(stage.name, done.step, folder)
         if done.step % every == 0 or done.step == config.steps:
             mean = float(torch.stack(done.recent).mean())
             done.recent.clear()
             if not math.isfinite(mean):
-                raise RunError(
-                    f"the loss of stage {stage.name} is {mean} after {done.step} steps",
-                    file=folder,
-                    mend=f"Train anew with a lower {stage.name}.learning_rate.",
-                )
+                raise _lost(stage.name, done.step, folder)
             done.history.append({"step": done.step, "loss": mean})
-        stopping = should_stop() and done.step < config.steps
-        if stopping or time.monotonic() - saved > CHECKPOINT_SECONDS:
+        if saving:
             done.seconds += time.monotonic() - began
             began = saved = time.monotonic()
             _save(file, parameters, optimizer, average, done)
@@ -152,7 +167,7 @@ def fit(
 @torch.no_grad()
 def valid_loss(stage: Stage, seed: int, precision: str) -> float | None:
     """The loss on rows that are not trained on, at most 512 of them, with the same random numbers each time."""
-    rows = stage.valid_rows[:VALID_ROWS]
+    rows = spread(stage.valid_rows, VALID_ROWS)
     if not len(rows):
         return None
     parts = np.array_split(rows, math.ceil(len(rows) / stage.config.batch_size))
@@ -162,6 +177,13 @@ def valid_loss(stage: Stage, seed: int, precision: str) -> float | None:
         with autocast(device, precision):
             total += float(stage.loss(part, rng)) * len(part)
     return total / len(rows)
+
+
+def spread(rows: np.ndarray, most: int) -> np.ndarray:
+    """At most so many of the rows, evenly spread: files often lie class by class."""
+    if len(rows) <= most:
+        return rows
+    return rows[np.arange(most) * len(rows) // most]
 
 
 def rate(step: int, steps: int, warmup: float) -> float:
@@ -195,6 +217,15 @@ class Batches:
         places = np.arange(step * self._size, (step + 1) * self._size)
         epochs = places // len(self._rows)
         return np.concatenate([self._order(e)[places[epochs == e] % len(self._rows)] for e in np.unique(epochs)])
+
+
+def _lost(stage: str, step: int, folder: Path) -> RunError:
+    clip = "" if stage == "clip" else f", with --clip {folder.parent / 'clip'} to keep that"
+    return RunError(
+        f"the loss of stage {stage} is no number any more after {step} steps",
+        file=folder,
+        mend=f"Train anew with a lower {stage}.learning_rate{clip}.",
+    )
 
 
 def _save(

@@ -22,7 +22,6 @@ from clickherd.creative.ar_prior import ARPrior
 from clickherd.creative.captions import encode_texts
 from clickherd.creative.clip import Clip, Texts
 from clickherd.creative.config import CreativeConfig, SampleConfig
-from clickherd.creative.dataset import ImageSet
 from clickherd.creative.decoder import Decoder
 from clickherd.creative.latent import PCA
 from clickherd.creative.loop import seed_of
@@ -73,8 +72,7 @@ class Sampler:
     @cached_property
     def pca(self) -> PCA:
         """Principal components of the training images' embeddings."""
-        workshop = stages.Workshop(self.config, ImageSet.load(self.folder / "data"), self.device)
-        return PCA.fit(workshop.embedded(self.clip)[0][workshop.train_rows])
+        return stages.load_pca(self.folder).to(self.device)
 
     def sampling(self, settings: dict[str, Any]) -> SampleConfig:
         """The run's `sample` settings with others over them.
@@ -94,10 +92,15 @@ class Sampler:
         prior: PriorName = "diffusion",
     ) -> Tensor:
         """One picture for each prompt, the `indices`-th of its own; (N, 3, S, S) in [−1, 1]."""
-        texts = encode_texts(self.clip, prompts)
-        keys = [seed_of(seed, prompt, k) for prompt, k in zip(prompts, indices, strict=True)]
-        z = self.embed(texts, keys, prior, sampling)
-        return self.decoded(z, self.noise(keys), sampling, texts=texts if sampling.caption else None)
+        distinct = list(dict.fromkeys(prompts))
+        encoded, keys = encode_texts(self.clip, distinct), draw_keys(prompts, indices, seed)
+        made = []
+        for i in range(0, len(prompts), AT_ONCE):
+            some = keys[i : i + AT_ONCE]
+            texts = encoded[torch.tensor([distinct.index(prompt) for prompt in prompts[i : i + AT_ONCE]])]
+            z = self.embed(texts, some, prior, sampling)
+            made.append(self.decoded(z, self.noise(some), sampling, texts=texts if sampling.caption else None))
+        return torch.cat(made)
 
     def embed(self, texts: Texts, keys: Sequence[int], prior: PriorName, sampling: SampleConfig) -> Tensor:
         """Image embeddings (N, D) for the texts; `keys` are the seeds of each row's noise.
@@ -131,17 +134,19 @@ class Sampler:
         texts: Texts | None = None,
         eta: float = 0.0,
         noise: Tensor | None = None,
+        guidance: float | None = None,
     ) -> Tensor:
         """The decoder's pictures of embeddings (N, D) from noise, (N, 3, S, S) in [−1, 1], some at a time.
 
-        `steps` are those of the settings unless given; `noise` (steps, N, 3, S, S) is what η > 0 adds.
+        `steps` and `guidance` are those of the settings unless given; `noise` (steps, N, 3, S, S) is what η > 0 adds.
         """
+        guidance = sampling.decoder_guidance if guidance is None else guidance
         made = []
         for i in range(0, len(z), AT_ONCE):
             part = slice(i, i + AT_ONCE)
             some = None if texts is None else texts[torch.arange(len(z))[part]]
             x_0 = diffusion.sample(
-                self.decoder.network(z[part], some, sampling.decoder_guidance),
+                self.decoder.network(z[part], some, guidance),
                 x_T[part],
                 target="v_prediction",
                 steps=steps or sampling.decoder_steps,
@@ -150,6 +155,10 @@ class Sampler:
             )
             made.append(self.decoder.restored(x_0))
         return torch.cat(made)
+
+    def decoded_back(self, z: Tensor, x_T: Tensor, sampling: SampleConfig, **of_noise: Any) -> Tensor:
+        """Pictures from noise that `inverted` found: with its steps, and like it without caption and guidance."""
+        return self.decoded(z, x_T, sampling, sampling.invert_steps, guidance=1.0, **of_noise)
 
     def inverted(self, images: Tensor, z: Tensor, sampling: SampleConfig) -> Tensor:
         """The noise that the decoder makes these images (N, 3, S, S) from, given their embeddings; without guidance."""
@@ -180,6 +189,11 @@ class Sampler:
     def noise(self, keys: Sequence[int]) -> Tensor:
         """x_T for each seed, (N, 3, S, S)."""
         return noise_of((3, self.config.decoder_size, self.config.decoder_size), keys, self.device)
+
+
+def draw_keys(prompts: Sequence[str], indices: Sequence[int], seed: int) -> list[int]:
+    """The seed of each picture: of its prompt and which of the prompt's pictures it is."""
+    return [seed_of(seed, prompt, k) for prompt, k in zip(prompts, indices, strict=True)]
 
 
 def noise_of(

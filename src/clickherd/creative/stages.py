@@ -1,11 +1,11 @@
 """The stages of a creative run: what each trains and on what, how it is saved, and how it is loaded again.
 
-clip → prior, ar_prior, decoder → upsampler        each one file or folder of its name in the run folder
+clip → prior, ar_prior, decoder;   upsampler        each a folder of its name in the run folder
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TypeVar
 
@@ -18,17 +18,17 @@ from clickherd.creative.ar_prior import ARPrior
 from clickherd.creative.captions import CaptionTable
 from clickherd.creative.clip import Clip, load_clip, new_clip
 from clickherd.creative.config import CreativeConfig
-from clickherd.creative.dataset import ImageSet
+from clickherd.creative.dataset import TRAIN, VALID, ImageSet
 from clickherd.creative.decoder import Decoder
 from clickherd.creative.latent import PCA
-from clickherd.creative.loop import Stage
+from clickherd.creative.loop import Loss, Stage, spread
 from clickherd.creative.prior import DiffusionPrior
 from clickherd.creative.upsampler import Upsampler, shrink
 from clickherd.errors import RunError
 
 STAGES = ("clip", "prior", "ar_prior", "decoder", "upsampler")
+PCA_FILE = "pca.safetensors"
 PIXELS_OF = 4096  # images that mean and spread of the pixels are taken of
-TRAIN, VALID = 0, 1  # values of ImageSet.split
 
 Module = TypeVar("Module", bound=nn.Module)
 
@@ -41,18 +41,25 @@ class Workshop:
         self.train_rows, self.valid_rows = images.rows(TRAIN), images.rows(VALID)
         self._embedded: tuple[Tensor, CaptionTable] | None = None
 
-    def stage(self, name: str, clip: Clip | None) -> Stage:
-        """The stage, with a new network; all but the first see the images through the trained CLIP."""
-        if clip is None:
-            return self._clip()
-        return {"prior": self._prior, "ar_prior": self._ar_prior, "decoder": self._decoder}.get(name, self._upsampler)(
-            clip
-        )
+    def stage(self, name: str, clip: Callable[[], Clip]) -> Stage:
+        """The stage of this name, with a new network; `clip` gives the trained CLIP to those that need it."""
+        match name:
+            case "clip":
+                return self._clip()
+            case "prior":
+                return self._prior(clip())
+            case "ar_prior":
+                return self._ar_prior(clip())
+            case "decoder":
+                return self._decoder(clip())
+            case "upsampler":
+                return self._upsampler()
+            case _:
+                raise ValueError(f"no stage {name!r}: {', '.join(STAGES)}")
 
     def _clip(self) -> Stage:
         captions = np.asarray(self.images.captions, dtype=object)
         clip = new_clip(self.config.clip, self.config.decoder_size, captions[self.train_rows].tolist()).to(self.device)
-        clip.tokenize(list(dict.fromkeys(self.images.captions)))  # those too long are told before any training
         return self._stage("clip", clip, lambda rows, _: clip.loss(self.pixels(rows), captions[rows].tolist()))
 
     def _prior(self, clip: Clip) -> Stage:
@@ -71,24 +78,27 @@ class Workshop:
     def _decoder(self, clip: Clip) -> Stage:
         image_ND, texts = self.embedded(clip)
         decoder = new_decoder(self.config, clip).to(self.device)
-        decoder.standardise(image_ND[self.train_rows], self.pixels(self.train_rows[:PIXELS_OF]))
+        decoder.standardise(image_ND[self.train_rows], self.pixels(spread(self.train_rows, PIXELS_OF)))
         return self._stage(
             "decoder",
             decoder,
             lambda rows, rng: decoder.loss(self.pixels(rows), image_ND[rows], texts.texts(rows), rng),
         )
 
-    def _upsampler(self, clip: Clip) -> Stage:
+    def _upsampler(self) -> Stage:
         upsampler = new_upsampler(self.config).to(self.device)
         return self._stage("upsampler", upsampler, lambda rows, rng: upsampler.loss(self.pixels(rows, full=True), rng))
 
-    def _stage(self, name: str, module: nn.Module, loss: object) -> Stage:
-        return Stage(name, module, getattr(self.config, name), loss, self.train_rows, self.valid_rows)  # type: ignore[arg-type]
+    def _stage(self, name: str, module: nn.Module, loss: Loss) -> Stage:
+        return Stage(name, module, getattr(self.config, name), loss, self.train_rows, self.valid_rows)
 
     def pixels(self, rows: np.ndarray, *, full: bool = False) -> Tensor:
         """Images (B, 3, S, S) of these rows in [−1, 1], at the decoder's size or, `full`, at the data's."""
-        images = torch.from_numpy(np.array(self.images.images[rows])).to(self.device).float() / 127.5 - 1
-        return images if full else shrink(images, self.images.size // self.config.decoder_size)
+        parts = []
+        for part in in_parts(rows):  # large images are made small some at a time
+            images = torch.from_numpy(np.array(self.images.images[part])).to(self.device).float() / 127.5 - 1
+            parts.append(images if full else shrink(images, self.images.size // self.config.decoder_size))
+        return torch.cat(parts)
 
     def embedded(self, clip: Clip) -> tuple[Tensor, CaptionTable]:
         """Embeddings of all images (N, D), and the texts of their captions."""
@@ -122,6 +132,22 @@ def new_decoder(config: CreativeConfig, clip: Clip) -> Decoder:
 def new_upsampler(config: CreativeConfig) -> Upsampler:
     """An untrained upsampler."""
     return Upsampler(config.upsampler, config.data.size, config.data.size // config.decoder_size)
+
+
+def save_pca(folder: Path, workshop: Workshop, clip: Clip) -> None:
+    """Write the principal components of the training images' embeddings beside the CLIP, for probes."""
+    found = PCA.fit(workshop.embedded(clip)[0][workshop.train_rows])
+    tensors = {"mean": found.mean, "components": found.components, "variance": found.variance}
+    checkpoint.save(folder / "clip" / PCA_FILE, tensors, {})
+
+
+def load_pca(folder: Path) -> PCA:
+    """What `save_pca` wrote.
+
+    Raises:
+        RunError: it has not been written.
+    """
+    return PCA(**checkpoint.load(folder / "clip" / PCA_FILE)[0])
 
 
 def is_trained(folder: Path, name: str) -> bool:

@@ -22,12 +22,12 @@ from torch import Tensor
 
 from clickherd.creative import latent
 from clickherd.creative.captions import encode_texts
-from clickherd.creative.config import SampleConfig
+from clickherd.creative.config import SampleConfig, creative_config
 from clickherd.creative.dataset import ImageSet
 from clickherd.creative.images import open_image, to_png
 from clickherd.creative.loop import seed_of
 from clickherd.creative.pictures import Pictures
-from clickherd.creative.sampler import PriorName, Sampler, noise_of, to_uint8
+from clickherd.creative.sampler import PriorName, Sampler, draw_keys, noise_of, to_uint8
 from clickherd.creative.scores import psnr
 from clickherd.creative.train import check_machine, load_config
 from clickherd.errors import ConfigError
@@ -52,8 +52,8 @@ def load(
     """
     config = load_config(Path(folder))
     over = validated(SampleConfig, {**config.sample.model_dump(), **(sample or {})}, within="sample")
-    config = config.model_copy(update={"sample": over})
-    config = config.model_copy(update={"device": device or config.device, "precision": "fp32"})
+    here = {"device": device or config.device, "precision": "fp32", "sample": over.model_dump()}
+    config = creative_config({**config.model_dump(), **here})
     check_machine(config)
     use_threads(threads or config.threads)
     return Studio(Path(folder), config, torch.device(config.device))
@@ -94,7 +94,8 @@ class Studio(Sampler):
         sampling = self.sampling(settings)
         repeated, indices = [prompt for prompt in asked for _ in range(number)], [*range(number)] * len(asked)
         images = self.draw(repeated, indices, sampling, seed=seed, prior=prior)
-        return self._pictures(images, asked, [f"{k + 1}" for k in range(number)], seed, sampling)
+        large = self.enlarged(images, draw_keys(repeated, indices, seed), sampling)
+        return Pictures.of(to_uint8(large), asked, [f"{k + 1}" for k in range(number)])
 
     def vary(
         self,
@@ -121,7 +122,7 @@ class Studio(Sampler):
         steps = sampling.invert_steps
         keys = [seed_of(seed, "vary", k) for k in range(number)]
         noise = noise_of((steps, *image.shape[1:]), keys, self.device).transpose(0, 1)
-        made = [self.decoded(z.expand(number, -1), x_T, sampling, steps, eta=eta, noise=noise) for eta in etas]
+        made = [self.decoded_back(z.expand(number, -1), x_T, sampling, eta=eta, noise=noise) for eta in etas]
         titles = [f"η = {eta:g}" for eta in etas]
         return self._pictures(torch.cat(made), titles, [f"{k + 1}" for k in range(number)], seed, sampling)
 
@@ -142,7 +143,7 @@ class Studio(Sampler):
         flat_a, flat_b = x_a.flatten(1), x_b.flatten(1)
         moving = torch.cat([latent.slerp(flat_a, flat_b, t).reshape(x_a.shape) for t in shares])
         fixed = self.noise([seed_of(seed, "blend")]).expand_as(moving)
-        images = torch.cat([self.decoded(z, x_T, sampling, sampling.invert_steps) for x_T in (moving, fixed)])
+        images = torch.cat([self.decoded_back(z, x_T, sampling) for x_T in (moving, fixed)])
         return self._pictures(images, ["x_T slerped", "x_T fixed"], [f"{t:.2f}" for t in shares], seed, sampling)
 
     def edit(
@@ -173,7 +174,7 @@ class Studio(Sampler):
         except ValueError as error:
             raise ConfigError(f"{from_!r} → {to!r}: {error}", mend="Say them more differently.") from None
         x_T = self.inverted(image, z, sampling).expand(len(turned), -1, -1, -1)
-        images = self.decoded(turned, x_T, sampling, sampling.invert_steps)
+        images = self.decoded_back(turned, x_T, sampling)
         return self._pictures(images, [f"{from_} → {to}"], [f"θ = {theta:g}" for theta in thetas], seed, sampling)
 
     def probe(self, picture: Picture, dims: Sequence[int] | None = None, *, seed: int = 0, **settings: Any) -> Pictures:
@@ -205,7 +206,7 @@ class Studio(Sampler):
         sampling = self.sampling(settings)
         image, z = self._seen(picture)
         x_T = self.inverted(image, z, sampling)
-        made = self.decoded(z, x_T, sampling, sampling.invert_steps)
+        made = self.decoded_back(z, x_T, sampling)
         decibels = float(psnr(image.cpu().numpy(), made.cpu().numpy(), 2)[0])
         return (
             Pictures.of(to_uint8(torch.cat([image, made])), [""], ["picture", f"{decibels:.1f} dB"]),

@@ -11,6 +11,7 @@ import json
 import shlex
 import shutil
 from collections.abc import Callable, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -19,22 +20,22 @@ import yaml
 
 from clickherd import machine
 from clickherd.checkpoint import write_text
-from clickherd.creative.clip import Clip, load_clip
+from clickherd.creative.clip import Clip, context_for, lengths_of, load_clip
 from clickherd.creative.config import CreativeConfig, creative_config, dump
-from clickherd.creative.dataset import ImageSet, encode
-from clickherd.creative.loop import Observer, Stopped, fit
-from clickherd.creative.stages import STAGES, Workshop, is_trained, load_clip_of, save_stage
-from clickherd.errors import ConfigError, Interrupted, RunError, UserError, did_you_mean
-from clickherd.runtime import has_bf16_units, precision_on, seeded, use_threads
+from clickherd.creative.dataset import TRAIN, ImageSet, encode
+from clickherd.creative.loop import Observer, Stopped, Unwatched, fit
+from clickherd.creative.stages import PCA_FILE, STAGES, Workshop, is_trained, load_clip_of, save_pca, save_stage
+from clickherd.errors import ConfigError, DataError, Interrupted, RunError, UserError, did_you_mean
+from clickherd.runtime import has_bf16_units, precision_here, precision_on, seeded, use_threads
 
 
 def train_creative(
     config: CreativeConfig,
-    folder: Path,
+    folder: str | Path,
     stages: Sequence[str] = (),
     *,
-    announce: Callable[[str], None],
-    observer: Observer,
+    announce: Callable[[str], None] = lambda _: None,
+    observer: Observer | None = None,
     should_stop: Callable[[], bool] = lambda: False,
 ) -> dict[str, Any]:
     """Train the stages (all when none is named) in a new run folder.
@@ -48,6 +49,7 @@ def train_creative(
         DataError: the images or captions are at fault.
         Interrupted: `should_stop` said so; `resume_creative` goes on.
     """
+    folder = Path(folder)
     if folder.exists():
         raise RunError(
             "the folder already exists",
@@ -68,21 +70,22 @@ def train_creative(
         ) from error
     write_text(folder / "config.yaml", dump(config))
     try:
-        encode(config.data, folder / "data", config.seed, announce)
+        images = encode(config.data, folder / "data", config.seed, announce)
+        _check_captions(images, config)
     except UserError:
         shutil.rmtree(folder)  # nothing is lost, and the command can be mended and given again
         raise
-    return _train(config, folder, stages, announce, observer, should_stop)
+    return _train(config, folder, stages, announce, observer or Unwatched(), should_stop)
 
 
 def resume_creative(
-    folder: Path,
+    folder: str | Path,
     stages: Sequence[str] = (),
     *,
     device: str | None = None,
     threads: int | None = None,
-    announce: Callable[[str], None],
-    observer: Observer,
+    announce: Callable[[str], None] = lambda _: None,
+    observer: Observer | None = None,
     should_stop: Callable[[], bool] = lambda: False,
 ) -> dict[str, Any]:
     """Go on with a run: train those of the stages (all when none is named) that are not trained yet.
@@ -93,15 +96,17 @@ def resume_creative(
         RunError: it is no run folder of this kind.
         ConfigError: no such stage or device.
     """
+    folder = Path(folder)
     config = load_config(folder)
     _checked(stages, config)
-    here = {"device": device or config.device, "threads": threads or config.threads}
+    on = device or config.device
+    here = {"device": on, "threads": threads or config.threads, "precision": precision_here(on, config.precision)}
     config = creative_config({**config.model_dump(), **here})
     check_machine(config)
     for name in stages:
         if is_trained(folder, name):
             announce(f"stage {name} is trained already; remove {folder / name} to train it again")
-    return _train(config, folder, stages, announce, observer, should_stop)
+    return _train(config, folder, stages, announce, observer or Unwatched(), should_stop)
 
 
 def load_config(folder: Path) -> CreativeConfig:
@@ -113,10 +118,35 @@ def load_config(folder: Path) -> CreativeConfig:
     file = folder / "config.yaml"
     if not file.is_file():
         raise RunError("no config.yaml: this is no run folder", file=folder, mend="clickherd creative train makes one.")
-    settings = yaml.safe_load(file.read_text(encoding="utf-8"))
+    try:
+        settings = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise RunError(f"the settings are not valid YAML: {error}", file=file) from None
     if not isinstance(settings, dict) or "decoder" not in settings:
         raise RunError("this is a run of a click model, not of creatives", file=folder)
     return creative_config(settings, source=file)
+
+
+def _check_captions(images: ImageSet, config: CreativeConfig) -> None:
+    """See that every caption fits into CLIP's context, before anything is trained.
+
+    Raises:
+        DataError: one does not; its image is named.
+    """
+    if config.clip.path is not None:
+        taken = load_clip(Path(config.clip.path))
+        tokenizer, context, mend = taken.tokenizer, taken.context_length, "Shorten it."
+    else:
+        tokenizer, context = context_for(config.clip, [images.captions[row] for row in images.rows(TRAIN)])
+        mend = f"Shorten it, or train with a larger clip.context_length than {context}."
+    lengths = lengths_of(tokenizer, images.captions)
+    for name, caption in zip(images.names, images.captions, strict=True):
+        if lengths[caption] > context:
+            raise DataError(
+                f"the caption {caption!r} has {lengths[caption] - 2} tokens, and CLIP reads {context - 2} at most",
+                file=name,
+                mend=mend,
+            )
 
 
 def check_machine(config: CreativeConfig) -> None:
@@ -164,19 +194,19 @@ def _train(
     encoded = (data / "facts.json").is_file()
     images = ImageSet.load(data) if encoded else encode(config.data, data, config.seed, announce)
     workshop = Workshop(config, images, device)
-    clip: Clip | None = None
+
+    @cache
+    def trained_clip() -> Clip:
+        return load_clip_of(folder).to(device)
+
     for name in [name for name in STAGES if name in (stages or STAGES)]:
         if is_trained(folder, name) or (name == "upsampler" and not config.upsampler.on):
             continue
-        if name != "clip":
-            clip = clip or load_clip_of(folder).to(device)
-        elif config.clip.path is not None:
-            taken = load_clip(Path(config.clip.path))
-            taken.tokenize(workshop.images.captions)  # those too long are told before any training
-            save_stage(folder, "clip", taken)
+        if name == "clip" and config.clip.path is not None:
+            save_stage(folder, "clip", load_clip(Path(config.clip.path)))
             continue
         with seeded(config.seed):  # of the networks' first weights
-            stage = workshop.stage(name, clip)
+            stage = workshop.stage(name, trained_clip)
         try:
             record = fit(
                 stage,
@@ -194,6 +224,8 @@ def _train(
         save_stage(folder, name, stage.module)
         _note(folder, record)
         (folder / "checkpoint" / f"{name}.safetensors").unlink(missing_ok=True)
+    if is_trained(folder, "clip") and not (folder / "clip" / PCA_FILE).exists():
+        save_pca(folder, workshop, trained_clip())
     if not list((folder / "checkpoint").glob("*.safetensors")):  # else of a stage that is not among these
         shutil.rmtree(folder / "checkpoint", ignore_errors=True)
     return load_metrics(folder)

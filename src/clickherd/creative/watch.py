@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from typing import Any
 
 from rich.console import Console
@@ -15,9 +16,9 @@ REFRESH_SECONDS = 0.5
 class Watch:
     """An observer of stages (`loop.Observer`)."""
 
-    def __init__(self, console: Console) -> None:
-        self.console = console
-        self.training = False
+    def __init__(self, console: Console, training: Callable[[bool], None] = lambda _: None) -> None:
+        """`training` is told when batches begin and end."""
+        self.console, self._training = console, training
         self._shown = 0.0
         self._bar = self._new_bar()
 
@@ -35,7 +36,7 @@ class Watch:
 
     def start(self, stage: str, steps: int, done: int) -> None:
         """Show the bar of a stage."""
-        self.training = True
+        self._training(True)
         self._bar = self._new_bar()
         self._task = self._bar.add_task(stage, total=steps, completed=done, loss="–")
         self._bar.start()
@@ -49,7 +50,7 @@ class Watch:
 
     def finish(self, record: dict[str, Any] | None) -> None:
         """Take the bar away; a line stays of a stage that is at its end."""
-        self.training = False
+        self._training(False)
         self._bar.stop()
         if record is not None:
             valid = "" if record["valid_loss"] is None else f"  valid loss {record['valid_loss']:.4f}"

@@ -318,7 +318,7 @@ def test_evaluate_prints_json_or_a_table_and_writes_the_page(
     run: Run, copied: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in ("EDITED", "PROMPTS", "SAMPLES"):
-        monkeypatch.setattr(f"clickherd.creative.evaluate.{name}", 2)
+        monkeypatch.setattr(f"clickherd.creative.evaluation.{name}", 2)
     monkeypatch.setattr(page, "sheets", lambda *_: [])
     code, out, err = run("creative", "evaluate", copied, "--number", 4, "--json", "--threads", 1)
     assert code == 0, err

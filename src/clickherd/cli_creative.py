@@ -239,7 +239,7 @@ def evaluate(
 ) -> None:
     """Score the pictures of a run, and write its report.html."""
     need_creative()
-    from clickherd.creative.evaluate import evaluate as measure
+    from clickherd.creative.evaluation import evaluate as measure
     from clickherd.creative.page import told
 
     result = measure(

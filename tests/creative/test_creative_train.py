@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import io
 import json
 import shutil
@@ -15,6 +16,7 @@ import torch
 from PIL import Image
 from transformers import CLIPConfig, CLIPModel
 
+from clickherd import creative
 from clickherd.checkpoint import load as load_tensors
 from clickherd.checkpoint import save as save_tensors
 from clickherd.creative import loop
@@ -445,3 +447,10 @@ def test_a_checkpoint_is_not_taken_by_a_run_of_other_sizes(
     (tmp_path / "run" / "config.yaml").write_text(dump(tiny({"clip": {"embedding_dim": 32}})))
     with pytest.raises(RunError, match=r"another size.*checkpoint/clip\.safetensors"):
         resume(tmp_path / "run")
+
+
+def test_public_names_are_what_they_say_whatever_else_is_imported() -> None:
+    """A module of a public name's own name would take its place once it is imported."""
+    for file in Path(creative.__file__).parent.glob("*.py"):
+        importlib.import_module(f"clickherd.creative.{file.stem}")
+    assert all(callable(getattr(creative, name)) for name in creative.__all__)

@@ -13,7 +13,7 @@ __all__ = ["Pictures", "Studio", "creative_config", "evaluate", "load", "resume_
 
 if TYPE_CHECKING:
     from clickherd.creative.config import creative_config
-    from clickherd.creative.evaluate import evaluate
+    from clickherd.creative.evaluation import evaluate
     from clickherd.creative.pictures import Pictures
     from clickherd.creative.studio import Studio, load
     from clickherd.creative.train import resume_creative, train_creative
@@ -22,7 +22,7 @@ _HOMES = {
     "Pictures": "pictures",
     "Studio": "studio",
     "creative_config": "config",
-    "evaluate": "evaluate",
+    "evaluate": "evaluation",
     "load": "studio",
     "resume_creative": "train",
     "train_creative": "train",

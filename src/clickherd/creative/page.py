@@ -19,7 +19,7 @@ from clickherd.creative.scores import nearest
 from clickherd.creative.studio import Studio
 
 if TYPE_CHECKING:
-    from clickherd.creative.evaluate import Evaluation
+    from clickherd.creative.evaluation import Evaluation
 
 PROMPTS, EACH = 8, 6  # of the sheets
 COPIES = 8  # pictures shown beside the nearest training image

@@ -16,11 +16,11 @@ import pytest
 import torch
 from PIL import Image
 
-from clickherd.creative import evaluate as module
+from clickherd.creative import evaluation as module
 from clickherd.creative import page
 from clickherd.creative.config import CreativeConfig
 from clickherd.creative.dataset import HELD_OUT, TRAIN, VALID, ImageSet
-from clickherd.creative.evaluate import Evaluation, evaluate
+from clickherd.creative.evaluation import Evaluation, evaluate
 from clickherd.creative.judge import Judge
 from clickherd.creative.page import told
 from clickherd.creative.studio import load

@@ -47,7 +47,7 @@ class JudgeConfig(Settings):
 
     width: int = Field(48, ge=GROUPS, multiple_of=GROUPS)  # 48: half a million parameters
     size: int = Field(32, ge=16, le=64)  # larger images are shrunk to this side first
-    steps: int = Field(450, ge=1)
+    steps: int = Field(350, ge=1)
     batch_size: int = Field(128, ge=1)
     learning_rate: float = Field(2e-3, gt=0)
     weight_decay: float = Field(1e-2, ge=0)

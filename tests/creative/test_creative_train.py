@@ -284,13 +284,13 @@ def test_captions_too_long_for_a_taken_clip_are_told_before_any_training(
     tmp_path: Path, tiny: Tiny, train: Any, observer: Any
 ) -> None:
     own = write_clip(tmp_path / "own", CAPTIONS * 20, context=6)
-    with pytest.raises(DataError, match=r"caption '.*' has \d+ tokens, and this CLIP reads 4 at most"):
+    with pytest.raises(DataError, match=r"caption '.*' has \d+ tokens, and CLIP reads 4 at most"):
         train(tiny({"clip": {"path": str(own)}}))
     assert not observer.told
 
 
 def test_captions_too_long_for_the_context_are_told_before_any_training(tiny: Tiny, train: Any, observer: Any) -> None:
-    with pytest.raises(DataError, match=r"this CLIP reads 3 at most.*clip\.context_length"):
+    with pytest.raises(DataError, match=r"CLIP reads 3 at most.*clip\.context_length"):
         train(tiny({"clip": {"context_length": 5}}))
     assert not observer.told
 
@@ -301,7 +301,7 @@ def test_a_long_caption_among_the_validation_images_is_told_before_any_training(
     write_images(tmp_path / "shop", 12)
     write_images(tmp_path / "valid", 4)
     (tmp_path / "valid" / "red_hat").rename(tmp_path / "valid" / ("z_x_q_j_" * 20))
-    with pytest.raises(DataError, match=r"z x q j.* tokens, and this CLIP reads \d+ at most"):
+    with pytest.raises(DataError, match=r"z x q j.* tokens, and CLIP reads \d+ at most"):
         train(tiny({"data": {"source": str(tmp_path / "shop"), "valid": str(tmp_path / "valid")}}))
     assert not observer.told
 
@@ -368,7 +368,7 @@ def test_a_spoilt_config_is_told(copied: Path) -> None:
 
 
 def test_a_learning_rate_far_too_high_ends_with_the_mend(tmp_path: Path, tiny: Tiny, train: Any, observer: Any) -> None:
-    with pytest.raises(RunError, match=r"loss of stage clip is (nan|inf).*clip\.learning_rate"):
+    with pytest.raises(RunError, match=r"loss of stage clip is no number.*lower clip\.learning_rate"):
         train(tiny({"clip": {"learning_rate": 1e30, "steps": 6}}))
     assert not (tmp_path / "run" / "clip").exists()
     assert observer.told[-1] == (None,)  # so that the bar is taken away

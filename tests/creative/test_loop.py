@@ -187,7 +187,9 @@ def test_a_loss_that_is_no_number_ends_training_with_the_mend(tmp_path: Path, ob
     one = stage(steps=4)
     given = one.loss
     spoilt = Stage("toy", one.module, one.config, lambda *a: given(*a) * math.nan, one.train_rows, one.valid_rows)
-    with pytest.raises(RunError, match=r"loss of stage toy is nan after 1 steps.*lower toy\.learning_rate"):
+    with pytest.raises(
+        RunError, match=r"toy is no number any more after 1 steps.*lower toy\.learning_rate"
+    ):
         fit(spoilt, tmp_path, 0, observer=observer)
     assert not list(tmp_path.iterdir())
 
@@ -230,8 +232,8 @@ def test_the_validation_loss_is_the_mean_over_the_rows_and_the_same_each_time(tm
 
     counted = Stage("toy", one.module, one.config, mean_row, one.train_rows, np.arange(41, 51))
     assert valid_loss(counted, 0, "fp32") == pytest.approx(45.5)  # parts of 4, 3 and 3 rows
-    many = Stage("toy", one.module, one.config, mean_row, one.train_rows, np.arange(1000))
-    assert valid_loss(many, 0, "fp32") == pytest.approx(255.5)  # of the first 512
+    many = Stage("toy", one.module, one.config, mean_row, one.train_rows, np.arange(1024))
+    assert valid_loss(many, 0, "fp32") == pytest.approx(511)  # of every second one: files often lie class by class
 
 
 def test_the_loss_kept_is_the_mean_since_the_last_and_at_most_some_forty_are_kept(

@@ -67,6 +67,17 @@ def test_seeds_numbers_prompts_and_settings_make_other_pictures(studio: Studio) 
     assert not near(studio.generate(PROMPT, 2, decoder_guidance=3.0).images, first.images)
 
 
+def test_what_is_made_beside_a_picture_does_not_change_how_it_is_enlarged(
+    studio: Studio, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[list[int]] = []
+    monkeypatch.setattr(studio, "enlarged", lambda images, keys, _: (asked.append(list(keys)), images)[1])
+    studio.generate(PROMPT, 2)
+    studio.generate([OTHER, PROMPT], 2)
+    assert asked[1][2:] == asked[0]
+    assert len(set(asked[1])) == 4
+
+
 def test_the_decoder_sees_the_words_only_if_it_is_to(studio: Studio) -> None:
     texts = encode_texts(studio.clip, [PROMPT])
     z, x_T = texts.embedding, studio.noise([1])
@@ -159,6 +170,8 @@ def test_a_studio_takes_settings_devices_and_threads(trained: Path, studio: Stud
     if not torch.cuda.is_available():
         with pytest.raises(ConfigError, match="no CUDA device"):
             load(trained, device="cuda")
+    with pytest.raises(ConfigError, match="device = 'tpu'.*cpu"):
+        load(trained, device="tpu")
     with pytest.raises(RunError, match="no run folder"):
         load(trained / "nowhere")
 
@@ -204,6 +217,20 @@ def test_an_edit_begins_with_the_picture_and_leaves_it(studio: Studio, picture: 
     assert decibels(made.images[0, 0], picture) > 30
     assert not near(made.images[0, 1], made.images[0, 0])
     assert not near(made.images[0, 2], made.images[0, 1])
+
+
+def test_guidance_of_the_settings_leaves_inverted_pictures_alone(trained: Path, picture: np.ndarray) -> None:
+    """The noise was found without guidance: with it, it would not lead back."""
+    guided = load(trained, sample={"decoder_guidance": 3.0})
+    plain = load(trained)
+    assert not near(guided.generate(PROMPT, 1).images, plain.generate(PROMPT, 1).images)
+    for made in (
+        lambda studio: studio.vary(picture, 1, etas=[0.0]),
+        lambda studio: studio.edit(picture, PROMPT, OTHER, thetas=[0.0]),
+        lambda studio: studio.blend(picture, picture[:, ::-1].copy(), 2),
+        lambda studio: studio.invert(picture)[0],
+    ):
+        assert near(made(guided).images, made(plain).images)
 
 
 def test_descriptions_without_a_direction_between_them_are_told(

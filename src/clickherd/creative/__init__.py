@@ -10,9 +10,9 @@ studio.generate("a red mug on the left, white background").save("mugs")
 import os
 from typing import TYPE_CHECKING, Any
 
-# A short spin (microseconds) before a waiting thread sleeps: these networks consist of many small operations, and two free
-# cores train a decoder 1.2 times as fast with it. More of it is ruinous on a busy machine (docs/log.md). It has to be said
-# before torch loads its OpenMP runtime.
+# A short spin (microseconds) before a waiting thread sleeps: these networks consist of many small operations, and two
+# free cores train a decoder 1.2 times as fast with it. More of it is ruinous on a busy machine (docs/log.md). It has to
+# be said before torch loads its OpenMP runtime.
 os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 
 __all__ = ["Pictures", "Studio", "creative_config", "evaluate", "load", "resume_creative", "train_creative"]

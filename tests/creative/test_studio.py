@@ -170,7 +170,7 @@ def test_a_studio_takes_settings_devices_and_threads(trained: Path, studio: Stud
     if not torch.cuda.is_available():
         with pytest.raises(ConfigError, match="no CUDA device"):
             load(trained, device="cuda")
-    with pytest.raises(ConfigError, match="device = 'tpu'.*cpu"):
+    with pytest.raises(ConfigError, match=r"device = 'tpu'.*cpu"):
         load(trained, device="tpu")
     with pytest.raises(RunError, match="no run folder"):
         load(trained / "nowhere")

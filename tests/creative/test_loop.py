@@ -187,9 +187,7 @@ def test_a_loss_that_is_no_number_ends_training_with_the_mend(tmp_path: Path, ob
     one = stage(steps=4)
     given = one.loss
     spoilt = Stage("toy", one.module, one.config, lambda *a: given(*a) * math.nan, one.train_rows, one.valid_rows)
-    with pytest.raises(
-        RunError, match=r"toy is no number any more after 1 steps.*lower toy\.learning_rate"
-    ):
+    with pytest.raises(RunError, match=r"toy is no number any more after 1 steps.*lower toy\.learning_rate"):
         fit(spoilt, tmp_path, 0, observer=observer)
     assert not list(tmp_path.iterdir())
 

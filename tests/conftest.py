@@ -23,6 +23,8 @@ TRITON_DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 if TRITON_DEVICE.type == "cpu":
     os.environ.setdefault("TRITON_INTERPRET", "1")
 
+pytest_plugins = ("creative_runs",)  # fixtures of tests/creative and test_cli_creative.py
+
 FIELD_SIZES = (40, 25, 12)
 NUM_NUMERIC = 2
 

@@ -5,14 +5,13 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from clickherd.config import merge
-from clickherd.creative.config import CreativeConfig, creative_config
-from clickherd.creative.studio import Studio, load
-from clickherd.creative.train import train_creative
+if TYPE_CHECKING:  # diffusers and transformers load for the tests that need them
+    from clickherd.creative.config import CreativeConfig
+    from clickherd.creative.studio import Studio
 
 _TOWER = {"width": 16, "layers": 1, "heads": 2}
 TINY: dict[str, Any] = {
@@ -53,6 +52,9 @@ def observer() -> Silent:
 def tiny() -> Callable[..., CreativeConfig]:
     """`tiny({"data": {"size": 32}}, …)`: the settings of the shared run with others over them."""
 
+    from clickherd.config import merge
+    from clickherd.creative.config import creative_config
+
     def make(*over: dict[str, Any]) -> CreativeConfig:
         settings = TINY
         for more in over:
@@ -65,6 +67,8 @@ def tiny() -> Callable[..., CreativeConfig]:
 @pytest.fixture(scope="session")
 def trained(tmp_path_factory: pytest.TempPathFactory, tiny: Callable[..., CreativeConfig]) -> Path:
     """The shared run folder; nothing may be written into it."""
+    from clickherd.creative.train import train_creative
+
     folder = tmp_path_factory.mktemp("creative") / "run"
     train_creative(tiny(), folder, announce=lambda _: None, observer=Silent())
     return folder
@@ -79,4 +83,6 @@ def copied(trained: Path, tmp_path: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def studio(trained: Path) -> Studio:
+    from clickherd.creative.studio import load
+
     return load(trained)

@@ -41,6 +41,8 @@ def a_prior(components: int = K, **settings: object) -> ARPrior:
         prior = ARPrior(config, components, D, W, CONTEXT).eval().requires_grad_(False)
         for weight in prior.parameters():
             weight.add_(0.3 * torch.randn_like(weight))
+        prior.head.weight.mul_(0.3)  # several codes are likely, so that what is drawn differs
+        prior.head.bias.mul_(0.3)
     prior.standardise(embeddings(), texts(640, seed=8).embedding)
     return prior
 
@@ -107,7 +109,7 @@ def test_the_prefix_is_text_then_embedding_then_dot_product(prior: ARPrior) -> N
     vectors, mask = prior.prefix(said, DOT, torch.tensor([False, False, True]))
     assert vectors.shape == (3, CONTEXT + 2, 16)
     torch.testing.assert_close(vectors[:, :5], prior.tokens(said.tokens))
-    torch.testing.assert_close(vectors[:2, -2], prior.text(said.embedding[:2]))
+    torch.testing.assert_close(vectors[:2, -2], prior.text(said.embedding[:2] * D**0.5))  # as long as a token
     torch.testing.assert_close(vectors[2, -2], prior.no_text)
     torch.testing.assert_close(vectors[:, -1], prior.dot.weight[DOT])
     assert mask[:2].tolist() == [[*row, False, False, True, True] for row in said.mask[:2].tolist()]
@@ -226,7 +228,7 @@ def plain_loop(prior: ARPrior, said: Texts, uniform: Tensor, guidance: float) ->
 
 @pytest.mark.parametrize("guidance", [0, 1, 2.5])
 def test_sampling_is_the_plain_loop_without_a_cache(prior: ARPrior, guidance: float) -> None:
-    rows = 8
+    rows = 24
     said = texts(rows, seed=3)
     uniform = torch.rand(rows, 1 + K, generator=torch.Generator().manual_seed(2))
     codes = torch.tensor(list(plain_loop(prior, said, uniform, guidance)))
@@ -260,6 +262,20 @@ def test_codes_are_drawn_as_often_as_they_are_likely(prior: ARPrior, monkeypatch
     likely = prior(one, torch.tensor([40]), torch.zeros(1, 1, dtype=torch.int64), SHOWN[:1])[0, 0].softmax(0)
     often = torch.bincount(torch.tensor(first), minlength=BUCKETS) / rows
     torch.testing.assert_close(often, likely, atol=0.04, rtol=0)
+
+
+def test_codes_are_places_on_a_line() -> None:
+    prior = a_prior(buckets=4)
+    waves = prior.get_buffer("waves")
+    eighth = math.pi / 8  # the middles of four buckets are at 1, 3, 5 and 7 eighths of a half turn
+    assert waves[:, 0].tolist() == [1, 1, 1, 1]
+    assert waves[:, 1].tolist() == pytest.approx([math.cos(eighth * k) for k in (1, 3, 5, 7)], abs=1e-6)
+    assert waves[:, 3].tolist() == pytest.approx([math.cos(3 * eighth * k) for k in (1, 3, 5, 7)], abs=1e-6)
+    logits = prior(texts(3), DOT, torch.zeros(3, K, dtype=torch.int64), SHOWN)
+    assert logits.shape == (3, K, 4)
+    many = a_prior(buckets=256)
+    smooth = many(texts(3), DOT, torch.zeros(3, K, dtype=torch.int64), SHOWN)[0, 0]
+    assert float(smooth.diff().abs().max()) < 0.25 * float(smooth.max() - smooth.min())  # neighbours are alike
 
 
 def test_the_loss_reaches_every_weight_that_is_used() -> None:

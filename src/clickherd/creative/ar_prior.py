@@ -5,6 +5,9 @@ causal transformer predicts one code after the other. Its prefix holds the text'
 product z_i · z_t, quantised; at sampling that token is drawn from the top half of its distribution. The transformer is
 GPT-2's, of transformers.
 
+Codes are places on a line, not names: bucket b of n is read and predicted as the cosines cos(π f (b + ½) / n) of the
+first 32 frequencies f. With a vector of its own for each bucket the prior is slow to learn from captions (docs/log.md).
+
 Shapes: B captions, L tokens, W their width, D dimensions of the embedding, K components.
 """
 
@@ -20,6 +23,7 @@ from clickherd.creative.config import ARPriorConfig
 from clickherd.creative.latent import PCA, Buckets
 
 DOT_BUCKETS = 64
+WAVES = 32
 
 
 class ARPrior(nn.Module):
@@ -34,7 +38,8 @@ class ARPrior(nn.Module):
         self.text = nn.Linear(embedding_dim, config.width)
         self.no_text = nn.Parameter(torch.zeros(config.width))
         self.dot = nn.Embedding(DOT_BUCKETS, config.width)
-        self.codes = nn.Embedding(config.buckets, config.width)
+        waves = min(WAVES, config.buckets)
+        self.codes = nn.Linear(waves, config.width)
         self.transformer = GPT2Model(
             GPT2Config(
                 vocab_size=1,  # it is fed vectors
@@ -45,12 +50,17 @@ class ARPrior(nn.Module):
                 resid_pdrop=0.0,
                 embd_pdrop=0.0,
                 attn_pdrop=0.0,
+                initializer_range=config.width**-0.5,  # the 0.02 of GPT-2 is that of wide networks
                 bos_token_id=0,
                 eos_token_id=0,
             )
         )
         self.transformer.wte.requires_grad_(False)
-        self.head = nn.Linear(config.width, config.buckets)
+        self.head = nn.Linear(config.width, waves)
+        nn.init.normal_(self.head.weight, std=0.02)  # all codes are about as likely at first
+        nn.init.zeros_(self.head.bias)
+        place = (torch.arange(config.buckets) + 0.5) / config.buckets
+        self.register_buffer("waves", torch.cos(torch.pi * place[:, None] * torch.arange(waves)))
         for name, shape in (
             ("mean", (embedding_dim,)),
             ("components", (components, embedding_dim)),
@@ -111,17 +121,17 @@ class ARPrior(nn.Module):
         missing = self.context_length - texts.tokens.shape[1]
         hidden = hidden_B[:, None]
         tokens = self.tokens(pad(texts.tokens, (0, 0, 0, missing)))
-        z_t = torch.where(hidden, self.no_text, self.text(texts.embedding))
+        z_t = torch.where(hidden, self.no_text, self.text(texts.embedding * texts.embedding.shape[1] ** 0.5))
         vectors = torch.cat([tokens, z_t[:, None], self.dot(dot_B)[:, None]], dim=1)
         return vectors, pad(pad(texts.mask & ~hidden, (0, missing)), (0, 2), value=True)
 
     def forward(self, texts: Texts, dot_B: Tensor, codes_BK: Tensor, hidden_B: Tensor) -> Tensor:
         """Logits (B, K, buckets) of each code, given the text and the codes before it."""
         vectors, mask = self.prefix(texts, dot_B, hidden_B)
-        vectors = torch.cat([vectors, self.codes(codes_BK[:, :-1])], dim=1)
+        vectors = torch.cat([vectors, self.codes(self.get_buffer("waves")[codes_BK[:, :-1]])], dim=1)
         mask = torch.cat([mask, mask.new_ones(len(mask), codes_BK.shape[1] - 1)], dim=1)
         out = self.transformer(inputs_embeds=vectors, attention_mask=mask.long(), use_cache=False)
-        logits: Tensor = self.head(out.last_hidden_state[:, -codes_BK.shape[1] :])
+        logits: Tensor = self.head(out.last_hidden_state[:, -codes_BK.shape[1] :]) @ self.get_buffer("waves").T
         return logits
 
     def loss(self, image_BD: Tensor, texts: Texts, rng: torch.Generator) -> Tensor:
@@ -150,11 +160,11 @@ class ARPrior(nn.Module):
             logits = []
             for vectors, mask, cache in streams:
                 out = self.transformer(inputs_embeds=vectors, attention_mask=mask.long(), cache=cache, use_cache=True)
-                logits.append(self.head(out.last_hidden_state[:, -1]))
+                logits.append(self.head(out.last_hidden_state[:, -1]) @ self.get_buffer("waves").T)
             mixed = logits[0] if len(logits) == 1 else logits[1] + guidance * (logits[0] - logits[1])
             cumulated = mixed.softmax(-1).cumsum(-1)
             code = (cumulated < uniform_BK[:, k, None]).sum(-1).clamp(max=self.number - 1)
             codes.append(code)
-            step = self.codes(code)[:, None]
+            step = self.codes(self.get_buffer("waves")[code])[:, None]
             streams = [(step, torch.cat([mask, mask.new_ones(len(mask), 1)], 1), cache) for _, mask, cache in streams]
         return self.restore(torch.stack(codes, dim=1))

@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -65,7 +66,7 @@ def main() -> None:
     for name in args.sets:
         for seed in args.seeds:
             folder = args.runs / f"creative-{name}-{seed}"
-            kept.run({"set": name, "seed": seed}, lambda: measured(name, seed, folder, args.threads))  # noqa: B023
+            kept.run({"set": name, "seed": seed}, partial(measured, name, seed, folder, args.threads))
     kept.write(table(kept.runs))
 
 

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import io
 import itertools
 from collections import Counter
-from pathlib import Path
 
 import numpy as np
-import polars as pl
 import pytest
-from PIL import Image
 
 from clickherd.creative import products
 from clickherd.creative.products import BACKGROUNDS, COLOURS, HELD_OUT, OBJECTS, POSITIONS, Shot
@@ -103,19 +99,3 @@ def test_objects_stand_where_the_caption_says_and_are_never_cut_off() -> None:
             middle = np.nonzero(where)[1].mean() / 31
             assert POSITIONS[min(2, int(3 * (middle - 0.1) / 0.8))] == position
             assert not where[[0, -1]].any()
-
-
-def test_a_parquet_file_of_shots_holds_the_drawings_and_their_attributes(tmp_path: Path) -> None:
-    path = tmp_path / "new" / "shots.parquet"
-    products.write_products(path, 1100, 16, seed=4, heldout=True)
-    frame = pl.read_parquet(path)
-    assert frame.columns == ["image", "caption", "object", "colour", "background", "position"]
-    assert len(frame) == 1100
-    drawn = dict(enumerate(products.drawn(1100, 16, 4, heldout=True)))
-    for k in (0, 999, 1000, 1099):
-        shot, image = drawn[k]
-        row = frame.row(k, named=True)
-        assert np.array_equal(np.asarray(Image.open(io.BytesIO(row["image"]))), image)
-        assert row["caption"] == shot.caption
-        assert (row["object"], row["colour"]) in HELD_OUT
-    assert [p.name for p in path.parent.iterdir()] == ["shots.parquet"]

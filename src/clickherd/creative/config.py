@@ -73,7 +73,7 @@ class ClipConfig(StageConfig):
     the longest caption of the training images has, and 24 to 77: a word that none of them has takes several."""
     vocabulary_size: int = Field(default=4096, ge=300)
     """Tokens of the tokenizer at most; it is learned from the captions."""
-    steps: Positive = 250
+    steps: Positive = 300
     batch_size: Positive = 256
     learning_rate: float = Field(default=1e-3, gt=0)
     weight_decay: float = Field(default=0.1, ge=0)
@@ -88,7 +88,7 @@ class PriorConfig(StageConfig):
     heads: Positive = 4
     drop_text: Share = 0.1
     """How often the text is hidden in training, for classifier-free guidance."""
-    steps: Positive = 700
+    steps: Positive = 800
     batch_size: Positive = 128
     learning_rate: float = Field(default=1e-3, gt=0)
     beta2: float = Field(default=0.96, gt=0, lt=1)
@@ -108,7 +108,7 @@ class ARPriorConfig(PriorConfig):
     buckets: int = Field(default=128, ge=2)
     """Values that a component is quantised to; 1,024 in the paper."""
     steps: Positive = 350
-    """About the compute of the diffusion prior's 700: the sequence is longer by a token per component."""
+    """About the compute of the diffusion prior's 800: the sequence is longer by a token per component."""
 
 
 class DecoderConfig(StageConfig):
@@ -130,7 +130,7 @@ class DecoderConfig(StageConfig):
     """Attend to the caption's tokens too."""
     drop_embedding: Share = 0.1
     drop_text: Share = 0.5
-    steps: Positive = 1400
+    steps: Positive = 1600
     batch_size: Positive = 64
     learning_rate: float = Field(default=1e-3, gt=0)
     beta2: float = Field(default=0.999, gt=0, lt=1)

@@ -198,8 +198,8 @@ class Evaluation:
     @property
     def priors(self) -> list[PriorName]:
         """Those that the run has, and none."""
-        names: list[PriorName] = ["diffusion"] if is_trained(self.studio.folder, "prior") else []
-        return [*names, *(["ar"] if is_trained(self.studio.folder, "ar_prior") else []), "none"]  # type: ignore[list-item]
+        stages: list[tuple[PriorName, str]] = [("diffusion", "prior"), ("ar", "ar_prior")]
+        return [*(name for name, stage in stages if is_trained(self.studio.folder, stage)), "none"]
 
     # ------------------------------------------------------------------ the measurements
 

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import jinja2
 import numpy as np
 from markupsafe import Markup
 
@@ -17,6 +16,7 @@ from clickherd.checkpoint import write_text
 from clickherd.creative.pictures import Pictures
 from clickherd.creative.scores import nearest
 from clickherd.creative.studio import Studio
+from clickherd.report.page import templates
 
 if TYPE_CHECKING:
     from clickherd.creative.evaluation import Evaluation
@@ -121,16 +121,12 @@ def sheets(studio: Studio, evaluation: Evaluation) -> Iterator[Sheet]:
 
 def render(result: Mapping[str, Any], drawn: list[Sheet]) -> str:
     """The page as HTML text."""
-    here = Path(__file__).parent
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(here),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
     style = (Path(report.__file__).parent / "report.css").read_text(encoding="utf-8")
-    return environment.get_template("page.html.j2").render(result=result, sheets=drawn, style=Markup(style))
+    return (
+        templates(Path(__file__).parent)
+        .get_template("page.html.j2")
+        .render(result=result, sheets=drawn, style=Markup(style))
+    )
 
 
 def told(result: Mapping[str, Any]) -> list[list[str]]:

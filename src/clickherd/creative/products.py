@@ -8,19 +8,15 @@ from __future__ import annotations
 
 import io
 import itertools
-import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import astuple, dataclass
 from functools import cache
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow as pa
-import pyarrow.parquet as pq
 from PIL import Image, ImageDraw
 
-from clickherd.errors import RunError, UserError
+from clickherd.errors import UserError
 
 OBJECTS = ("mug", "bottle", "shoe", "bag", "shirt", "lamp", "hat", "chair")
 COLOURS = ("red", "orange", "yellow", "green", "blue", "purple", "pink", "black")
@@ -133,31 +129,6 @@ def drawn(number: int, size: int, seed: int, *, heldout: bool = False) -> Iterat
     rng = np.random.default_rng((seed, int(heldout)))
     for shot in shots(number, seed, heldout=heldout):
         yield shot, shot.draw(size, rng)
-
-
-def write_products(path: Path, number: int, size: int, seed: int, heldout: bool = False) -> None:
-    """A Parquet file of shots: image (the bytes of a PNG), caption, object, colour, background, position.
-
-    Raises:
-        UserError: `number` or `seed` is below 0, or `size` below 1.
-        RunError: the file cannot be written; what stood at `path` still stands.
-    """
-    if size < 1:
-        raise UserError(f"size = {size}", mend="It is 1 or more.")
-    names = ("caption", "object", "colour", "background", "position")
-    schema = pa.schema([("image", pa.binary()), *((name, pa.string()) for name in names)])
-    pairs = drawn(number, size, seed, heldout=heldout)
-    beside = path.with_name(path.name + ".part")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with pq.ParquetWriter(beside, schema) as file:
-            while rows := [_row(*pair) for pair in itertools.islice(pairs, _ROW_GROUP)]:
-                file.write_table(pa.Table.from_pylist(rows, schema))
-        os.replace(beside, path)  # noqa: PTH105  (atomic, also over an existing file)
-    except OSError as error:
-        raise RunError(f"cannot write: {error}", file=path, mend="Free some space or choose another path.") from error
-    finally:
-        beside.unlink(missing_ok=True)
 
 
 def _row(shot: Shot, image_SSC: npt.NDArray[np.uint8]) -> dict[str, object]:

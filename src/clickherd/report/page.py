@@ -42,13 +42,7 @@ def render(data: ReportData) -> str:
     bins = ranking.calibration(int(np.clip(ranking.num_rows // 50, 3, 20))) if ranking.num_rows else None
 
     here = Path(__file__).parent
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(here),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    environment = templates(here)
     environment.filters.update(
         score=verdict.score, count=verdict.count, rate=verdict.rate, duration=verdict.duration, percent=percent
     )
@@ -65,6 +59,17 @@ def render(data: ReportData) -> str:
         bins=[] if bins is None else list(_bins(bins)),
         columns=list(_columns(data.profile, data.unseen)),
         profile_rows=list(_profile_rows(data.profile)),
+    )
+
+
+def templates(folder: Path) -> jinja2.Environment:
+    """The templates of a folder: what is put into them is escaped, and a name that is missing is an error."""
+    return jinja2.Environment(
+        loader=jinja2.FileSystemLoader(folder),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
 
 

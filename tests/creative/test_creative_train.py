@@ -23,7 +23,8 @@ from clickherd.creative import loop
 from clickherd.creative.clip import learn_tokenizer, quiet
 from clickherd.creative.config import PRESETS, CreativeConfig, creative_config, dump
 from clickherd.creative.dataset import ImageSet
-from clickherd.creative.stages import STAGES
+from clickherd.creative.loop import PARTS
+from clickherd.creative.stages import STAGES, Workshop, load_clip_of
 from clickherd.creative.studio import load
 from clickherd.creative.train import load_config, load_metrics, resume_creative, train_creative
 from clickherd.errors import ConfigError, DataError, Interrupted, RunError
@@ -454,3 +455,10 @@ def test_public_names_are_what_they_say_whatever_else_is_imported() -> None:
     for file in Path(creative.__file__).parent.glob("*.py"):
         importlib.import_module(f"clickherd.creative.{file.stem}")
     assert all(callable(getattr(creative, name)) for name in creative.__all__)
+
+
+def test_clip_sees_a_batch_at_once_and_the_other_stages_may_see_it_in_parts(trained: Path) -> None:
+    workshop = Workshop(load_config(trained), ImageSet.load(trained / "data"), torch.device("cpu"))
+    clip = load_clip_of(trained)
+    parts = {name: workshop.stage(name, lambda: clip).parts for name in TRAINED}
+    assert parts == {"clip": 1, "prior": PARTS, "ar_prior": PARTS, "decoder": PARTS}

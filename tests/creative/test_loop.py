@@ -17,8 +17,10 @@ from torch import Tensor, nn
 from clickherd import checkpoint
 from clickherd.creative import loop
 from clickherd.creative.config import StageConfig
-from clickherd.creative.loop import Batches, Stage, Stopped, fit, rate, seed_of, valid_loss
+from clickherd.creative.loop import Batches, Stage, Stopped, fit, gradients, rate, seed_of, valid_loss
 from clickherd.errors import RunError
+from clickherd.runtime import threads_kept
+from clickherd.workers import Workers
 
 DATA = np.random.default_rng(0).standard_normal((50, 3)).astype(np.float32)
 
@@ -249,3 +251,55 @@ def test_seeds_of_different_things_differ() -> None:
     assert len(seeds) == 5
     assert all(0 <= seed < 2**63 for seed in seeds)
     assert seed_of(4, "a red mug") == seed_of(4, "a red mug")
+
+
+@pytest.mark.parametrize("batch_size", [7, 8, 17, 40])
+def test_the_parts_of_a_batch_give_the_gradient_of_the_whole(batch_size: int) -> None:
+    def loss(one: Stage, rows: np.ndarray) -> Tensor:
+        return (one.module(torch.from_numpy(DATA[rows])).squeeze(1) - 1).square().mean()
+
+    whole = stage(batch_size=batch_size)
+    parted = replace(whole, loss=lambda rows, _: loss(whole, rows))
+    rows = np.arange(batch_size)
+    expected_loss = loss(whole, rows)
+    expected = torch.autograd.grad(expected_loss, list(whole.module.parameters()))
+    with Workers(2) as workers:
+        found = gradients(parted, np.array_split(rows, 3), [0, 1, 2], "fp32", workers)
+    torch.testing.assert_close(found, expected_loss.detach())
+    for parameter, gradient in zip(whole.module.parameters(), expected, strict=True):
+        torch.testing.assert_close(parameter.grad, gradient)
+
+
+def test_the_number_of_threads_changes_nothing(tmp_path: Path, observer: Any) -> None:
+    trained = []
+    with threads_kept():
+        for threads in (1, 2, 4):
+            torch.set_num_threads(threads)
+            one = stage(batch_size=32)
+            fit(one, tmp_path / str(threads), 5, observer=observer)
+            trained.append(weights(one))
+    assert torch.equal(trained[0], trained[1])
+    assert torch.equal(trained[0], trained[2])
+
+
+@pytest.mark.parametrize(
+    ("parts", "batch_size", "seen"), [(4, 32, [8] * 4), (4, 20, [10] * 2), (4, 7, [7]), (1, 32, [32])]
+)
+def test_a_batch_is_cut_into_as_many_parts_as_the_stage_allows(
+    tmp_path: Path, observer: Any, parts: int, batch_size: int, seen: list[int]
+) -> None:
+    one, sizes = stage(batch_size=batch_size, steps=1), []
+
+    def loss(rows: np.ndarray, rng: torch.Generator) -> Tensor:
+        sizes.append(len(rows))
+        return one.loss(rows, rng)
+
+    fit(replace(one, loss=loss, parts=parts, valid_rows=np.arange(0)), tmp_path, 5, observer=observer)
+    assert sizes == seen
+
+
+def test_a_weight_that_no_part_uses_keeps_its_value(tmp_path: Path, observer: Any) -> None:
+    one = stage(batch_size=32)
+    one.module.unused = nn.Parameter(torch.ones(2))
+    fit(one, tmp_path, 5, observer=observer)
+    assert torch.equal(one.module.unused.detach(), torch.ones(2))

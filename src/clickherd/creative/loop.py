@@ -1,14 +1,15 @@
 """The training loop of every stage: batches, AdamW, an average of the weights, checkpoints.
 
 Whatever is random in step i is drawn from (seed, stage, i) alone, so that a stage that was cut off and goes on ends
-where it would have ended.
+where it would have ended. On a CPU a batch goes through the network in four parts, each by a thread of its own: these
+networks consist of many small operations, which all threads together do no faster (`workers`, docs/log.md).
 """
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -24,9 +25,11 @@ from torch import Tensor, nn
 from clickherd import checkpoint
 from clickherd.creative.config import StageConfig
 from clickherd.errors import RunError
+from clickherd.workers import Workers
 
 CHECKPOINT_SECONDS = 60.0
 POINTS = 40  # of the loss that are kept of a stage
+PARTS, FEWEST_OF_PART = 4, 8  # of a batch on a CPU, whatever the number of threads: it decides what is random
 VALID_ROWS = 512
 
 
@@ -69,6 +72,8 @@ class Stage:
     loss: Loss
     train_rows: np.ndarray
     valid_rows: np.ndarray
+    parts: int = PARTS
+    """Of a batch at most; 1 where the loss is not a mean over rows, as the contrastive one is not."""
 
 
 @dataclass
@@ -115,40 +120,41 @@ def fit(
         done = _load(file, parameters, optimizer, average)
     batches = Batches(stage.train_rows, config.batch_size, seed_of(seed, stage.name))
     every = max(config.steps // POINTS, 1)
+    parts = max(min(stage.parts, config.batch_size // FEWEST_OF_PART), 1) if device.type == "cpu" else 1
     observer.start(stage.name, config.steps, done.step)
     module.train()
     began = saved = time.monotonic()
-    while done.step < config.steps:
-        for group in optimizer.param_groups:
-            group["lr"] = config.learning_rate * rate(done.step, config.steps, config.warmup)
-        rng = torch.Generator(device).manual_seed(seed_of(seed, stage.name, done.step))
-        with autocast(device, precision):
-            loss = stage.loss(batches.rows(done.step), rng)
-        loss.backward()  # type: ignore[no-untyped-call]
-        nn.utils.clip_grad_norm_(parameters, config.clip_norm)
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-        average.step(parameters)
-        done.step += 1
-        done.recent.append(loss.detach().float())
-        observer.step(done.step, done.recent[-1])
-        stopping = should_stop() and done.step < config.steps
-        saving = stopping or time.monotonic() - saved > CHECKPOINT_SECONDS
-        if saving and not math.isfinite(float(torch.stack(done.recent).sum())):
-            raise _lost(stage.name, done.step, folder)
-        if done.step % every == 0 or done.step == config.steps:
-            mean = float(torch.stack(done.recent).mean())
-            done.recent.clear()
-            if not math.isfinite(mean):
+    with Workers(min(torch.get_num_threads(), parts)) as workers:
+        while done.step < config.steps:
+            for group in optimizer.param_groups:
+                group["lr"] = config.learning_rate * rate(done.step, config.steps, config.warmup)
+            rows = np.array_split(batches.rows(done.step), parts)
+            seeds = [seed_of(seed, stage.name, done.step, part) for part in range(parts)]
+            loss = gradients(stage, rows, seeds, precision, workers)
+            nn.utils.clip_grad_norm_(parameters, config.clip_norm)
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+            average.step(parameters)
+            done.step += 1
+            done.recent.append(loss)
+            observer.step(done.step, done.recent[-1])
+            stopping = should_stop() and done.step < config.steps
+            saving = stopping or time.monotonic() - saved > CHECKPOINT_SECONDS
+            if saving and not math.isfinite(float(torch.stack(done.recent).sum())):
                 raise _lost(stage.name, done.step, folder)
-            done.history.append({"step": done.step, "loss": mean})
-        if saving:
-            done.seconds += time.monotonic() - began
-            began = saved = time.monotonic()
-            _save(file, parameters, optimizer, average, done)
-        if stopping:
-            observer.finish(None)
-            raise Stopped
+            if done.step % every == 0 or done.step == config.steps:
+                mean = float(torch.stack(done.recent).mean())
+                done.recent.clear()
+                if not math.isfinite(mean):
+                    raise _lost(stage.name, done.step, folder)
+                done.history.append({"step": done.step, "loss": mean})
+            if saving:
+                done.seconds += time.monotonic() - began
+                began = saved = time.monotonic()
+                _save(file, parameters, optimizer, average, done)
+            if stopping:
+                observer.finish(None)
+                raise Stopped
     done.seconds += time.monotonic() - began
     average.copy_to(parameters)
     module.eval()
@@ -162,6 +168,30 @@ def fit(
     }
     observer.finish(record)
     return record
+
+
+def gradients(
+    stage: Stage, rows: Sequence[np.ndarray], seeds: Sequence[int], precision: str, workers: Workers
+) -> Tensor:
+    """Leave the gradient of a batch's mean loss in the parameters; returns the loss, a float32 scalar.
+
+    Parts of the batch, each with a seed of its own, are the work of one thread each; their gradients are added in the
+    order of the parts, so that the same sum comes out whoever was first.
+    """
+    parameters = [p for p in stage.module.parameters() if p.requires_grad]
+    device, number = parameters[0].device, sum(map(len, rows))
+
+    def of_part(part: tuple[np.ndarray, int]) -> tuple[Tensor, tuple[Tensor | None, ...]]:
+        rng = torch.Generator(device).manual_seed(part[1])
+        with autocast(device, precision):
+            loss = stage.loss(part[0], rng) * (len(part[0]) / number)
+        return loss.detach().float(), torch.autograd.grad(loss, parameters, allow_unused=True)
+
+    losses, by_part = zip(*workers.map(of_part, zip(rows, seeds, strict=True)), strict=True)
+    for parameter, found in zip(parameters, zip(*by_part, strict=True), strict=True):
+        used = [gradient for gradient in found if gradient is not None]
+        parameter.grad = torch.stack(used).sum(0) if used else None
+    return torch.stack(losses).sum()
 
 
 @torch.no_grad()

@@ -21,7 +21,7 @@ from clickherd.creative.config import CreativeConfig
 from clickherd.creative.dataset import TRAIN, VALID, ImageSet
 from clickherd.creative.decoder import Decoder
 from clickherd.creative.latent import PCA
-from clickherd.creative.loop import Loss, Stage, spread
+from clickherd.creative.loop import PARTS, Loss, Stage, spread
 from clickherd.creative.prior import DiffusionPrior
 from clickherd.creative.upsampler import Upsampler, shrink
 from clickherd.errors import RunError
@@ -60,7 +60,8 @@ class Workshop:
     def _clip(self) -> Stage:
         captions = np.asarray(self.images.captions, dtype=object)
         clip = new_clip(self.config.clip, self.config.decoder_size, captions[self.train_rows].tolist()).to(self.device)
-        return self._stage("clip", clip, lambda rows, _: clip.loss(self.pixels(rows), captions[rows].tolist()))
+        # in one part: every image is compared with the captions of the whole batch
+        return self._stage("clip", clip, lambda rows, _: clip.loss(self.pixels(rows), captions[rows].tolist()), parts=1)
 
     def _prior(self, clip: Clip) -> Stage:
         image_ND, texts = self.embedded(clip)
@@ -89,8 +90,8 @@ class Workshop:
         upsampler = new_upsampler(self.config).to(self.device)
         return self._stage("upsampler", upsampler, lambda rows, rng: upsampler.loss(self.pixels(rows, full=True), rng))
 
-    def _stage(self, name: str, module: nn.Module, loss: Loss) -> Stage:
-        return Stage(name, module, getattr(self.config, name), loss, self.train_rows, self.valid_rows)
+    def _stage(self, name: str, module: nn.Module, loss: Loss, parts: int = PARTS) -> Stage:
+        return Stage(name, module, getattr(self.config, name), loss, self.train_rows, self.valid_rows, parts)
 
     def pixels(self, rows: np.ndarray, *, full: bool = False) -> Tensor:
         """Images (B, 3, S, S) of these rows in [−1, 1], at the decoder's size or, `full`, at the data's."""

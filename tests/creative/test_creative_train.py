@@ -462,3 +462,15 @@ def test_clip_sees_a_batch_at_once_and_the_other_stages_may_see_it_in_parts(trai
     clip = load_clip_of(trained)
     parts = {name: workshop.stage(name, lambda: clip).parts for name in TRAINED}
     assert parts == {"clip": 1, "prior": PARTS, "ar_prior": PARTS, "decoder": PARTS}
+
+
+@pytest.mark.parametrize("different", [2, 16])
+def test_a_set_that_no_judge_can_learn_is_told_before_training(
+    tmp_path: Path, tiny: Tiny, train: Any, different: int
+) -> None:
+    write_images(tmp_path / "shop", 16)
+    files = sorted((tmp_path / "shop").rglob("*.png"))
+    lines = [f"{file.relative_to(tmp_path / 'shop')},thing {i % different}" for i, file in enumerate(files)]
+    (tmp_path / "shop" / "captions.csv").write_text("\n".join(["file_name,caption", *lines]))
+    train(tiny({"data": {"source": str(tmp_path / "shop")}}), ["clip"])
+    assert any("--label names columns" in text for text in train.told) == (different == 16)

@@ -17,7 +17,7 @@ import torch
 from PIL import Image
 
 from clickherd.creative import evaluation as module
-from clickherd.creative import page
+from clickherd.creative import judging, page
 from clickherd.creative.config import CreativeConfig
 from clickherd.creative.dataset import HELD_OUT, TRAIN, VALID, ImageSet
 from clickherd.creative.evaluation import Evaluation, evaluate
@@ -105,6 +105,7 @@ def test_evaluation_json_is_strict_and_holds_the_scores(whole: Any) -> None:
         "machine",
         "pictures",
         "clip",
+        "features",
         "real",
         "priors",
         "diversity",
@@ -155,7 +156,7 @@ def test_the_page_shows_the_scores_and_every_sheet_offline(whole: Any) -> None:
 def test_the_judge_is_trained_once_and_reused(whole: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     folder, _, said = whole
     assert len([line for line in said if "training a judge" in line]) == 1
-    monkeypatch.setattr(module, "train_judge", None)
+    monkeypatch.setattr(judging, "train_judge", None)
     one, other = (Evaluation(load(folder), 6, seed, lambda _: None) for seed in (0, 7))
     images = one.images.images[:8]
     assert (one.judge.predict(images)["colour"] == other.judge.predict(images)["colour"]).all()
@@ -173,7 +174,7 @@ def test_the_judge_has_never_seen_what_it_judges_whatever_the_seed(
         learned.append(rows)
         raise Enough
 
-    monkeypatch.setattr(module, "train_judge", spy)
+    monkeypatch.setattr(judging, "train_judge", spy)
     judged = []
     for seed in (0, 1, 2):
         evaluation = Evaluation(load(copied), 512, seed, lambda _: None)
@@ -366,17 +367,41 @@ def test_rows_that_lack_a_label_do_not_count(tmp_path: Path, run_of: Callable[..
     assert set(result["real"]["seen"]) == {"kind", "maker", "all"}
 
 
-def test_sets_that_no_judge_can_learn_are_told_with_the_mend(tmp_path: Path, run_of: Callable[..., Path]) -> None:
+@pytest.mark.parametrize(
+    ("captions", "labels"),
+    [
+        ([f"a mug, number {i}" for i in range(24)], None),
+        (["a mug"] * 24, None),
+        ([f"a mug, number {i}" for i in range(24)], "mug"),  # a label of one value
+    ],
+)
+def test_what_needs_no_judge_is_told_where_a_judge_has_nothing_to_learn(
+    tmp_path: Path, run_of: Callable[..., Path], captions: list[str], labels: str | None
+) -> None:
+    columns = {} if labels is None else {"kind": [labels] * 24}
+    folder = run_of(write_set(tmp_path / "shop", captions, **columns), labels=list(columns))
+    told_of: list[str] = []
+    result = quickly(folder, announce=told_of.append)
+    assert any(re.search(r"no judge: .*--label when training", text) for text in told_of)
+    assert not (folder / "judge").exists()
+    assert (result["features"], result["real"], result["edits"]) == ("CLIP", {}, {})
+    for of in result["priors"].values():
+        assert {"fid", "kid"} <= of.keys()
+        assert not {"seen", "held_out"} & of.keys()
+    assert result["inversion_psnr"]["inverted"] > 0
+    assert result["probe"]["agreement"] == {}
+    text = (folder / "report.html").read_text()
+    assert "There was no judge" in text
+    assert "Shows what was asked" not in text
+    assert told(result)[0][0] == "FID by embedding alone, prior: none"
+
+
+def test_features_of_a_run_without_a_judge_are_its_clips(tmp_path: Path, run_of: Callable[..., Path]) -> None:
     folder = run_of(write_set(tmp_path / "shop", [f"a mug, number {i}" for i in range(24)]))
-    with pytest.raises(DataError, match=r"24 captions of 24 images, and no labels.*data\.labels"):
-        quickly(folder)
-    assert not (folder / "evaluation.json").exists()
-
-
-def test_a_set_with_one_caption_is_told(tmp_path: Path, run_of: Callable[..., Path]) -> None:
-    folder = run_of(write_set(tmp_path / "shop", ["a mug"] * 24))
-    with pytest.raises(DataError, match=r"nothing that a judge could learn.*two or more values.*data\.labels"):
-        quickly(folder)
+    evaluation = Evaluation(load(folder), 4, 0, lambda _: None)
+    pixels = evaluation.pixels(evaluation.real)
+    expected = evaluation.workshop.embedded(evaluation.studio.clip)[0][evaluation.real]
+    np.testing.assert_allclose(evaluation.features(pixels), expected.numpy(), atol=1e-5)
 
 
 def test_a_set_without_validation_images_is_told_with_the_mend(tmp_path: Path, run_of: Callable[..., Path]) -> None:

@@ -26,7 +26,8 @@ from clickherd.checkpoint import write_text
 from clickherd.creative import scores
 from clickherd.creative.captions import encode_texts
 from clickherd.creative.dataset import HELD_OUT, TRAIN, VALID, ImageSet
-from clickherd.creative.judge import MOST_VALUES, Judge, agreement, train_judge
+from clickherd.creative.judge import Judge, Labels, agreement, labels_of
+from clickherd.creative.judging import ClipFeatures, judge_of, whole
 from clickherd.creative.latent import text_diff
 from clickherd.creative.loop import seed_of, spread
 from clickherd.creative.sampler import PriorName, to_uint8
@@ -38,8 +39,6 @@ THETAS = (0.25, 0.35, 0.5)
 EDITED = 48  # pictures that are edited and probed
 MOST_DECIBELS = 99.0
 PROMPTS, SAMPLES = 16, 8  # for diversity
-FEWEST_OF_CAPTION = 4  # images a caption, on average, for a judge to learn captions
-CAPTION = "caption"  # the label of a set without labels
 
 Rows = np.ndarray
 
@@ -67,7 +66,7 @@ def evaluate(
 
     Raises:
         RunError: CLIP or decoder are not trained yet.
-        DataError: fewer than two validation images, or captions and labels that no judge could learn.
+        DataError: fewer than two validation images.
     """
     from clickherd.creative.page import write_page
 
@@ -100,11 +99,10 @@ class Evaluation:
             "run": str(self.studio.folder),
             "machine": machine.describe(),
             "pictures": len(self.real),
+            "features": "CLIP" if self.judge is None else "judge",
             "clip": self.retrieval(),
-            "real": {"seen": self._agreement(self.pixels(self.real), self.real)},
+            "real": {name: self._agreement(self.pixels(rows), rows) for name, rows in self.judged.items()},
         }
-        if len(self.held_out):
-            result["real"]["held_out"] = self._agreement(self.pixels(self.held_out), self.held_out)
         result["priors"] = {name: self.prior(name) for name in self.priors}
         self.announce("pictures of the images' own embeddings")
         result["priors"]["image"] = self._compared(self.of_own_embeddings())
@@ -132,21 +130,12 @@ class Evaluation:
         return Workshop(self.studio.config, self.images, self.studio.device)
 
     @cached_property
-    def labels(self) -> dict[str, np.ndarray]:
-        """What the judge reads: the label columns, or else which caption it is. Rows that lack a label have −1."""
-        if self.images.labels:
-            return self.images.labels
-        distinct, code = np.unique(np.asarray(self.images.captions, dtype=object), return_inverse=True)
-        if len(distinct) > min(MOST_VALUES, len(code) / FEWEST_OF_CAPTION):
-            raise DataError(
-                f"{len(distinct):,} captions of {len(code):,} images, and no labels: nothing that a judge could learn",
-                mend="Name columns of classes with --set data.labels=[…] when training.",
-            )
-        return {CAPTION: code.astype(np.int64)}
+    def labels(self) -> Labels:
+        """What the judge reads; nothing where there is none."""
+        return labels_of(self.images)
 
     def _whole(self, rows: Rows) -> Rows:
-        """Those that lack no label."""
-        return rows[np.all([codes[rows] >= 0 for codes in self.labels.values()], axis=0)]
+        return whole(self.labels, rows)
 
     def _some(self, rows: Rows) -> Rows:
         return np.random.default_rng(self.seed).permutation(rows)[: self.number]
@@ -170,30 +159,17 @@ class Evaluation:
         return [self.images.captions[row] for row in rows]
 
     @cached_property
-    def judge(self) -> Judge:
-        """Trained once and kept in the run."""
-        file = self.studio.folder / "judge" / "model.safetensors"
-        config = self.studio.config.judge
-        if file.exists():
-            kept = Judge.load(file).to(self.studio.device)
-            if kept.config == config:
-                return kept
-        others = self._whole(self.images.rows(HELD_OUT))[1::2]
-        rows = np.concatenate([self._whole(self.images.rows(TRAIN)), others])
-        same = self.images.size == self.studio.config.decoder_size
-        images = self.images.images if same else self.pixels(np.arange(len(self.images)))
-        self.announce(f"training a judge on {len(rows):,} real images, {config.steps:,} steps")
-        try:
-            judge = train_judge(
-                images, self.labels, rows, config, self.studio.config.seed, device=str(self.studio.device)
-            )
-        except ValueError as error:
-            raise DataError(
-                f"there is nothing that a judge could learn: {error}",
-                mend="Name columns of classes with --set data.labels=[…] when training.",
-            ) from None
-        judge.save(file)
-        return judge
+    def judge(self) -> Judge | None:
+        """Trained once and kept in the run; None if there is nothing that it could learn."""
+        return judge_of(self.studio, self.images, self.labels, self.pixels, self.announce)
+
+    @property
+    def _seer(self) -> Judge | ClipFeatures:
+        return self.judge or ClipFeatures(self.studio.clip)
+
+    def features(self, images_u8: np.ndarray) -> np.ndarray:
+        """The judge's features of uint8 images (N, 3, S, S), or CLIP's where there is no judge."""
+        return self._seer.features(images_u8)
 
     @property
     def priors(self) -> list[PriorName]:
@@ -221,7 +197,7 @@ class Evaluation:
         result = self._compared(self._drawn(self.captions(self.real), name, caption=False))
         result["cosine"], result["seconds_per_embedding"] = self._embeddings(name)
         result["caption"] = self._compared(self.samples[name])
-        if len(self.held_out):
+        if "held_out" in self.judged:
             for of, caption in ((result, False), (result["caption"], True)):
                 made = self._drawn(self.captions(self.held_out), name, caption=caption)
                 of["held_out"] = self._agreement(made, self.held_out)
@@ -258,28 +234,31 @@ class Evaluation:
         return float((z * own).sum(-1).mean()), seconds
 
     def _compared(self, made: np.ndarray) -> dict[str, Any]:
-        real, features = self.judge.features(self.pixels(self.real)), self.judge.features(made)
+        real, features = self.features(self.pixels(self.real)), self.features(made)
         kid, spread = scores.kid(real, features, seed=self.seed)
-        return {
-            "fid": scores.fid(real, features),
-            "kid": kid,
-            "kid_std": spread,
-            "seen": self._agreement(made, self.real),
-        }
+        found: dict[str, Any] = {"fid": scores.fid(real, features), "kid": kid, "kid_std": spread}
+        return {**found, "seen": self._agreement(made, self.real)} if "seen" in self.judged else found
+
+    @property
+    def judged(self) -> dict[str, Rows]:
+        """Real images whose captions' pictures a judge can read; none without a judge."""
+        named = {"seen": self.real, "held_out": self.held_out}
+        return {} if self.judge is None else {name: rows for name, rows in named.items() if len(rows)}
 
     def _agreement(self, images: np.ndarray, rows: Rows) -> dict[str, float]:
+        assert self.judge is not None
         return agreement(self.judge.predict(images), {name: codes[rows] for name, codes in self.labels.items()})
 
     def diversity(self) -> dict[str, float]:
         """How much pictures of one prompt differ, beside how much real images of one caption do."""
-        centre = self.judge.features(self.pixels(self.real)).mean(axis=0)
+        centre = self.features(self.pixels(self.real)).mean(axis=0)
         captions = list(dict.fromkeys(self.captions(self.real)))[:PROMPTS]
         repeated = [caption for caption in captions for _ in range(SAMPLES)]
         made = self._drawn(repeated, self.priors[0], [k for _ in captions for k in range(SAMPLES)])
-        found = {"made": scores.diversity(self.judge.features(made) - centre, np.repeat(range(len(captions)), SAMPLES))}
+        found = {"made": scores.diversity(self.features(made) - centre, np.repeat(range(len(captions)), SAMPLES))}
         rows, groups = self._of_captions(captions)
         if np.bincount(groups).max(initial=0) > 1:
-            found["real"] = scores.diversity(self.judge.features(self.pixels(rows)) - centre, groups)
+            found["real"] = scores.diversity(self.features(self.pixels(rows)) - centre, groups)
         return found
 
     def _of_captions(self, captions: Sequence[str]) -> tuple[Rows, np.ndarray]:
@@ -291,15 +270,13 @@ class Evaluation:
 
     @cached_property
     def train_features(self) -> np.ndarray:
-        """The judge's features of all training images."""
+        """Features of all training images."""
         parts = in_parts(self.images.rows(TRAIN))
-        return np.concatenate([self.judge.features(self.pixels(part)) for part in parts])
+        return np.concatenate([self.features(self.pixels(part)) for part in parts])
 
     def memorised(self) -> dict[str, float]:
         """Whether the pictures copy training images."""
-        made, held_back = (
-            self.judge.features(images) for images in (self.samples[self.priors[0]], self.pixels(self.real))
-        )
+        made, held_back = (self.features(images) for images in (self.samples[self.priors[0]], self.pixels(self.real)))
         try:
             return scores.memorised(made, self.train_features, held_back)
         except ValueError as error:
@@ -347,6 +324,8 @@ class Evaluation:
         rows, _, z, x_T = self.inverted
         sampling = self.studio.config.sample
         found: dict[str, dict[str, Any]] = {}
+        if self.judge is None:
+            return found
         for label, values in self.labels.items():
             pairs = [(k, other) for k, row in enumerate(rows) if (other := self._other(row, label)) is not None]
             if len(self.labels) < 2 or not pairs:
@@ -368,7 +347,7 @@ class Evaluation:
     def examples(self, number: int = 8) -> list[tuple[int, str, str]]:
         """Edits to show: place of the image in `real`, its caption, and one with another value of one label."""
         found, labels = [], list(self.labels)
-        for place in range(min(number, len(self.real))):
+        for place in range(min(number, len(self.real)) if labels else 0):
             other = self._other(self.real[place], labels[place % len(labels)])
             if other is not None:
                 found.append((place, self.images.captions[self.real[place]], self.images.captions[other]))
@@ -390,7 +369,7 @@ class Evaluation:
         start = self.studio.noise(keys)
         dims = self.studio.probe_dims()
         by_dims: dict[str, Any] = {}
-        for number in dims:
+        for number in dims if "seen" in self.judged else ():
             made = self.studio.decoded(self.studio.first_components(z, number), start, self.studio.config.sample)
             by_dims[str(number)] = self._agreement(to_uint8(made), rows)
         held = self.studio.pca.variance.double()

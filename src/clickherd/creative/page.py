@@ -107,14 +107,13 @@ def sheets(studio: Studio, evaluation: Evaluation) -> Iterator[Sheet]:
     )
     samples = evaluation.samples[best][:COPIES]
     train = evaluation.workshop.train_rows
-    judge = evaluation.judge
-    places, distances = nearest(judge.features(samples), evaluation.train_features)
+    places, distances = nearest(evaluation.features(samples), evaluation.train_features)
     both = np.stack([samples, evaluation.pixels(train[places])])
     columns = [f"{distance:.2f}" for distance in distances]
     yield Sheet(
         "nearest",
         "Nearest training images",
-        "Pictures, and below each the training image that is nearest in the judge's features, with the distance.",
+        "Pictures, and below each the training image that is nearest in the features of the scores, with the distance.",
         Pictures(both, ["made", "nearest"], columns),
     )
 
@@ -133,13 +132,8 @@ def told(result: Mapping[str, Any]) -> list[list[str]]:
     """The main scores, as rows of a table: what, of samples, of real images."""
     best = next(iter(result["priors"]))
     of = result["priors"][best]["caption"]
-    rows = [
-        ["all labels right", f"{of['seen']['all']:.3f}", f"{result['real']['seen']['all']:.3f}"],
-    ]
-    if "held_out" in of:
-        rows.append(
-            ["… of combinations never seen", f"{of['held_out']['all']:.3f}", f"{result['real']['held_out']['all']:.3f}"]
-        )
+    names = {"seen": "all labels right", "held_out": "… of combinations never seen"}
+    rows = [[names[k], f"{of[k]['all']:.3f}", f"{real['all']:.3f}"] for k, real in result["real"].items()]
     rows += [
         [f"FID by embedding alone, prior: {name}", f"{of['fid']:.2f}", ""] for name, of in result["priors"].items()
     ]

@@ -1,7 +1,7 @@
 """The training loop of every stage: batches, AdamW, an average of the weights, checkpoints.
 
 Whatever is random in step i is drawn from (seed, stage, i) alone, so that a stage that was cut off and goes on ends
-where it would have ended. On a CPU a batch goes through the network in four parts, each by a thread of its own: these
+where it would have ended. On a CPU a batch goes through the network in parts, each by a thread of its own: these
 networks consist of many small operations, which all threads together do no faster (`workers`, docs/log.md).
 """
 
@@ -29,7 +29,7 @@ from clickherd.workers import Workers
 
 CHECKPOINT_SECONDS = 60.0
 POINTS = 40  # of the loss that are kept of a stage
-PARTS, FEWEST_OF_PART = 4, 8  # of a batch on a CPU, whatever the number of threads: it decides what is random
+PARTS, FEWEST_OF_PART = 4, 32  # of a batch on a CPU, whatever the number of threads: it decides what is random
 VALID_ROWS = 512
 
 

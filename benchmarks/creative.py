@@ -2,7 +2,8 @@
 
     CLICKHERD_DATA=FOLDER python benchmarks/creative.py products clothing emoji [--seeds 0] [--threads 2] [--runs runs]
 
-Each is one run of `clickherd creative train` and `evaluate` with the settings below; run folders stay under --runs, and
+Each is one run of `clickherd creative train` and `evaluate` (--set sample.decoder_steps=25) with the settings below;
+run folders stay under --runs, and
 one that is there goes on. Results are kept in benchmarks/results/creative.json, and none that is there is repeated.
 """
 
@@ -26,14 +27,16 @@ from tables import grid
 from clickherd.creative import creative_config, evaluate, resume_creative, train_creative
 from clickherd.creative.watch import Watch
 
+SAMPLE = {"decoder_steps": 25}  # half of the default
 PRIORS = {"diffusion": "diffusion", "ar": "autoregressive", "none": "none", "image": "the image itself"}
 
 
 def settings_of(name: str) -> dict[str, Any]:
-    """What differs from the preset `cpu`."""
+    """What differs from the preset `cpu`: photos and emoji get more steps than drawings."""
     if name == "products":
         return {}
     images = datasets.root() / "images"
+    longer = {"decoder": {"steps": 1500}}
     if name == "clothing":
         return {
             "data": {
@@ -43,6 +46,7 @@ def settings_of(name: str) -> dict[str, Any]:
                 "caption": "a photo of a {label}",
                 "labels": ["label"],
             },
+            **longer,
         }
     return {
         "data": {
@@ -51,6 +55,7 @@ def settings_of(name: str) -> dict[str, Any]:
             "caption": "name",
             "labels": ["group"],
         },
+        **longer,
     }
 
 
@@ -78,7 +83,7 @@ def measured(name: str, seed: int, folder: Path, threads: int | None) -> Mapping
     else:
         settings = {**settings_of(name), "seed": seed, "threads": threads}
         trained = train_creative(creative_config(settings), folder, **shared)
-    result = evaluate(folder, seed=seed, threads=threads, announce=shared["announce"])
+    result = evaluate(folder, seed=seed, threads=threads, sample=SAMPLE, announce=shared["announce"])
     stages = {
         stage: {key: of[key] for key in ("steps", "seconds", "valid_loss")} for stage, of in trained["stages"].items()
     }

@@ -118,8 +118,9 @@ class DecoderConfig(StageConfig):
 
     size: Positive | None = None
     """Side of its images; that of the data when not given. With an upsampler it is smaller than that."""
-    channels: tuple[Positive, ...] = Field(default=(32, 64, 128), min_length=1)
-    """Of each level; all but the first attend to the embedding and the text."""
+    channels: tuple[Positive, ...] = Field(default=(64, 64, 128), min_length=1)
+    """Of each level; all but the first attend to the embedding and the text. The first must be wide: with 32 channels
+    pictures stay grainy (docs/log.md)."""
     layers: Positive = 1
     """Residual blocks of each level."""
     patch: Literal[1, 2, 4] = 2
@@ -132,9 +133,9 @@ class DecoderConfig(StageConfig):
     """Attend to the caption's tokens too."""
     drop_embedding: Share = 0.1
     drop_text: Share = 0.5
-    steps: Positive = 1600
+    steps: Positive = 1200
     batch_size: Positive = 64
-    learning_rate: float = Field(default=1e-3, gt=0)
+    learning_rate: float = Field(default=2e-3, gt=0)
     beta2: float = Field(default=0.999, gt=0, lt=1)
     weight_decay: float = Field(default=0.0, ge=0)
 

@@ -323,6 +323,17 @@ def test_pictures_are_saved_one_by_one_and_on_a_sheet(studio: Studio, tmp_path: 
         assert sheet.height > 2 * 16 * 4
 
 
+def test_saving_again_leaves_no_pictures_of_before_and_whatever_else_lies_there(tmp_path: Path) -> None:
+    images = np.zeros((6, 3, 8, 8), dtype=np.uint8)
+    (tmp_path / "01-09.png").write_bytes(b"not ours: no sheet lies beside it yet")
+    Pictures.of(images[:1], ["a"], ["1"]).save(tmp_path)
+    assert (tmp_path / "01-09.png").exists()
+    (tmp_path / "notes.txt").write_text("keep")
+    Pictures.of(images, ["a", "b"], ["1", "2", "3"]).save(tmp_path)
+    Pictures.of(images[:2], ["a"], ["1", "2"]).save(tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["01-01.png", "01-02.png", "notes.txt", "sheet.png"]
+
+
 def test_pictures_show_themselves_in_a_notebook() -> None:
     images = np.arange(2 * 3 * 3 * 8 * 8, dtype=np.uint8).reshape(6, 3, 8, 8)
     made = Pictures.of(images, ["one", "two"], ["a", "b", "c"])

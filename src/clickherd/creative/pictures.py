@@ -33,14 +33,20 @@ class Pictures:
         return contact_sheet(flat, len(self.columns), row_titles=self.rows, col_titles=self.columns)
 
     def save(self, folder: str | Path) -> list[Path]:
-        """Write sheet.png, and each picture as ROW-COLUMN.png; returns the files, the sheet first."""
+        """Write sheet.png, and each picture as ROW-COLUMN.png; returns the files, the sheet first.
+
+        Pictures that were saved there before with another sheet are removed.
+        """
         folder = Path(folder)
         files = [folder / "sheet.png"]
+        before = set(folder.glob("[0-9][0-9]-[0-9][0-9].png")) if files[0].exists() else set()
         self.save_sheet(files[0])
         for i, row in enumerate(self.images):
             for k, image in enumerate(row):
                 files.append(folder / f"{i + 1:02}-{k + 1:02}.png")
                 save_png(image, files[-1])
+        for stale in before.difference(files):
+            stale.unlink()
         return files
 
     def save_sheet(self, file: Path) -> None:

@@ -17,7 +17,8 @@ import pytest
 from PIL import Image
 
 from clickherd.creative import dataset, products
-from clickherd.creative.dataset import HELD_OUT, TRAIN, VALID, DataConfig, ImageSet, encode
+from clickherd.creative.dataset import ImageSet, encode
+from clickherd.creative.sources import HELD_OUT, TRAIN, VALID, DataConfig
 from clickherd.errors import ConfigError, DataError, RunError
 from clickherd.settings import validated
 

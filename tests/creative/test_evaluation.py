@@ -19,10 +19,11 @@ from PIL import Image
 from clickherd.creative import evaluation as module
 from clickherd.creative import judging, page
 from clickherd.creative.config import CreativeConfig
-from clickherd.creative.dataset import HELD_OUT, TRAIN, VALID, ImageSet
+from clickherd.creative.dataset import ImageSet
 from clickherd.creative.evaluation import Evaluation, evaluate
 from clickherd.creative.judge import Judge
 from clickherd.creative.page import told
+from clickherd.creative.sources import HELD_OUT, TRAIN, VALID
 from clickherd.creative.studio import load
 from clickherd.creative.train import train_creative
 from clickherd.errors import DataError, RunError

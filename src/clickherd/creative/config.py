@@ -14,9 +14,9 @@ import yaml
 from pydantic import Field, field_validator, model_validator
 
 from clickherd.config import merge
-from clickherd.creative.dataset import DataConfig
 from clickherd.creative.diffusion import steps_allowed
 from clickherd.creative.judge import JudgeConfig
+from clickherd.creative.sources import DataConfig
 from clickherd.errors import ConfigError, did_you_mean
 from clickherd.settings import Settings, validated
 

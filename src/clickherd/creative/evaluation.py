@@ -25,12 +25,13 @@ from clickherd import machine
 from clickherd.checkpoint import write_text
 from clickherd.creative import scores
 from clickherd.creative.captions import encode_texts
-from clickherd.creative.dataset import HELD_OUT, TRAIN, VALID, ImageSet
+from clickherd.creative.dataset import ImageSet
 from clickherd.creative.judge import Judge, Labels, agreement, labels_of
 from clickherd.creative.judging import ClipFeatures, judge_of, whole
 from clickherd.creative.latent import text_diff
 from clickherd.creative.loop import seed_of, spread
 from clickherd.creative.sampler import PriorName, to_uint8
+from clickherd.creative.sources import HELD_OUT, TRAIN, VALID
 from clickherd.creative.stages import Workshop, in_parts, is_trained
 from clickherd.creative.studio import Studio, load
 from clickherd.errors import DataError

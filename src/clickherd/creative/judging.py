@@ -14,8 +14,9 @@ import numpy as np
 import torch
 
 from clickherd.creative.clip import Clip
-from clickherd.creative.dataset import HELD_OUT, TRAIN, ImageSet
+from clickherd.creative.dataset import ImageSet
 from clickherd.creative.judge import Judge, Labels, train_judge
+from clickherd.creative.sources import HELD_OUT, TRAIN
 from clickherd.creative.stages import in_parts
 from clickherd.creative.studio import Studio
 

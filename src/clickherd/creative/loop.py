@@ -189,9 +189,15 @@ def gradients(
 
     losses, by_part = zip(*workers.map(of_part, zip(rows, seeds, strict=True)), strict=True)
     for parameter, found in zip(parameters, zip(*by_part, strict=True), strict=True):
-        used = [gradient for gradient in found if gradient is not None]
-        parameter.grad = torch.stack(used).sum(0) if used else None
+        parameter.grad = _summed([gradient for gradient in found if gradient is not None])
     return torch.stack(losses).sum()
+
+
+def _summed(gradients: list[Tensor]) -> Tensor | None:
+    """Their sum in this order, laid out as weights are; None of none: the weight took no part."""
+    if len(gradients) > 1:
+        return torch.stack(gradients).sum(0)
+    return gradients[0].contiguous() if gradients else None
 
 
 @torch.no_grad()

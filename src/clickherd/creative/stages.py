@@ -18,11 +18,12 @@ from clickherd.creative.ar_prior import ARPrior
 from clickherd.creative.captions import CaptionTable
 from clickherd.creative.clip import Clip, load_clip, new_clip
 from clickherd.creative.config import CreativeConfig
-from clickherd.creative.dataset import TRAIN, VALID, ImageSet
+from clickherd.creative.dataset import ImageSet
 from clickherd.creative.decoder import Decoder
 from clickherd.creative.latent import PCA
 from clickherd.creative.loop import PARTS, Loss, Stage, spread
 from clickherd.creative.prior import DiffusionPrior
+from clickherd.creative.sources import TRAIN, VALID
 from clickherd.creative.upsampler import Upsampler, shrink
 from clickherd.errors import RunError
 

@@ -22,9 +22,10 @@ from clickherd import machine
 from clickherd.checkpoint import write_text
 from clickherd.creative.clip import Clip, context_for, lengths_of, load_clip
 from clickherd.creative.config import CreativeConfig, creative_config, dump
-from clickherd.creative.dataset import TRAIN, ImageSet, encode
+from clickherd.creative.dataset import ImageSet, encode
 from clickherd.creative.judge import labels_of
 from clickherd.creative.loop import Observer, Stopped, Unwatched, fit
+from clickherd.creative.sources import TRAIN
 from clickherd.creative.stages import PCA_FILE, STAGES, Workshop, is_trained, load_clip_of, save_pca, save_stage
 from clickherd.errors import ConfigError, DataError, Interrupted, RunError, UserError, did_you_mean
 from clickherd.runtime import has_bf16_units, precision_here, precision_on, seeded, use_threads

@@ -88,9 +88,13 @@ def measured(name: str, seed: int, folder: Path, threads: int | None) -> Mapping
     return {"stages": stages, **{key: value for key, value in result.items() if key not in ("run", "machine")}}
 
 
+def shares_of(of: Mapping[str, Any]) -> list[str]:
+    """As asked, seen and never seen; dashes where nobody judged."""
+    return [f"{of[name]['all']:.3f}" if name in of else "–" for name in ("seen", "held_out")]
+
+
 def scores_of(of: Mapping[str, Any]) -> list[str]:
-    held_out = f"{of['held_out']['all']:.3f}" if "held_out" in of else "–"
-    return [f"{of['fid']:.2f}", f"{of['kid']:.4f}", f"{of['seen']['all']:.3f}", held_out]
+    return [f"{of['fid']:.2f}", f"{of['kid']:.4f}", *shares_of(of)]
 
 
 def table(runs: list[dict[str, Any]]) -> str:
@@ -107,19 +111,7 @@ def table(runs: list[dict[str, Any]]) -> str:
             by_prior.append([title, name, *scores_of(of), cosine, took])
             if "caption" in of:
                 by_prior.append([title, f"{name}, and the caption", *scores_of(of["caption"]), "", ""])
-        real = run["real"]
-        by_prior.append(
-            [
-                title,
-                "real images",
-                "",
-                "",
-                f"{real['seen']['all']:.3f}",
-                f"{real['held_out']['all']:.3f}" if "held_out" in real else "–",
-                "",
-                "",
-            ]
-        )
+        by_prior.append([title, "real images", "", "", *shares_of(run["real"]), "", ""])
         edits = [
             f"{label} {of['0.5']['changed']:.2f} ("
             + ", ".join(f"{n} {v:.2f}" for n, v in of["0.5"]["kept"].items())

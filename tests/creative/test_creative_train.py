@@ -28,6 +28,7 @@ from clickherd.creative.stages import STAGES, Workshop, load_clip_of
 from clickherd.creative.studio import load
 from clickherd.creative.train import load_config, load_metrics, resume_creative, train_creative
 from clickherd.errors import ConfigError, DataError, Interrupted, RunError
+from clickherd.runtime import seeded, threads_kept
 
 Tiny = Callable[..., CreativeConfig]
 TRAINED = ("clip", "prior", "ar_prior", "decoder")
@@ -474,3 +475,23 @@ def test_a_set_that_no_judge_can_learn_is_told_before_training(
     (tmp_path / "shop" / "captions.csv").write_text("\n".join(["file_name,caption", *lines]))
     train(tiny({"data": {"source": str(tmp_path / "shop")}}), ["clip"])
     assert any("--label names columns" in text for text in train.told) == (different == 16)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("name", ["prior", "ar_prior", "decoder"])
+def test_two_threads_find_the_gradients_that_one_finds(trained: Path, tiny: Tiny, name: str, precision: str) -> None:
+    workshop = Workshop(tiny(), ImageSet.load(trained / "data"), torch.device("cpu"))
+    clip = load_clip_of(trained)
+    with seeded(0):
+        stage = workshop.stage(name, lambda: clip)
+    weights = [p for p in stage.module.parameters() if p.requires_grad]
+    rows, found = np.array_split(stage.train_rows[:64], 4), []
+    with threads_kept():
+        for count in (1, 2):
+            torch.set_num_threads(count)
+            with loop.Workers(count) as workers:
+                loss = loop.backward(stage, rows, [1, 2, 3, 4], precision, workers)
+            found.append([loss, *(p.grad if p.grad is not None else torch.zeros_like(p) for p in weights)])
+    assert sum(float(gradient.abs().max()) > 0 for gradient in found[0]) > 10
+    for one, two in zip(*found, strict=True):
+        torch.testing.assert_close(one, two, rtol=1e-3, atol=1e-5)

@@ -107,6 +107,7 @@ def test_evaluation_json_is_strict_and_holds_the_scores(whole: Any) -> None:
         "pictures",
         "clip",
         "features",
+        "unread",
         "real",
         "priors",
         "diversity",
@@ -369,21 +370,27 @@ def test_rows_that_lack_a_label_do_not_count(tmp_path: Path, run_of: Callable[..
 
 
 @pytest.mark.parametrize(
-    ("captions", "labels"),
+    ("captions", "label", "fault"),
     [
-        ([f"a mug, number {i}" for i in range(24)], None),
-        (["a mug"] * 24, None),
-        ([f"a mug, number {i}" for i in range(24)], "mug"),  # a label of one value
+        (
+            [f"a mug, number {i}" for i in range(24)],
+            None,
+            "24 captions of 24 images, fewer than 4 of each",
+        ),
+        (["a mug"] * 24, None, "label 'caption' has 1 value among the images to learn from"),
+        ([f"a mug, number {i}" for i in range(24)], "mug", "label 'kind' has 1 value among the images to learn from"),
+        (["a mug", "a hat"] * 12, "", "label 'kind' has 0 values among the images to learn from"),
     ],
 )
 def test_what_needs_no_judge_is_told_where_a_judge_has_nothing_to_learn(
-    tmp_path: Path, run_of: Callable[..., Path], captions: list[str], labels: str | None
+    tmp_path: Path, run_of: Callable[..., Path], captions: list[str], label: str | None, fault: str
 ) -> None:
-    columns = {} if labels is None else {"kind": [labels] * 24}
+    columns = {} if label is None else {"kind": [label] * 24}
     folder = run_of(write_set(tmp_path / "shop", captions, **columns), labels=list(columns))
     told_of: list[str] = []
     result = quickly(folder, announce=told_of.append)
-    assert any(re.search(r"no judge: .*--label when training", text) for text in told_of)
+    assert any(re.search(rf"not judged: .*{fault} \(--label names", text) for text in told_of)
+    assert len(result["unread"]) == 1
     assert not (folder / "judge").exists()
     assert (result["features"], result["real"], result["edits"]) == ("CLIP", {}, {})
     for of in result["priors"].values():
@@ -392,17 +399,33 @@ def test_what_needs_no_judge_is_told_where_a_judge_has_nothing_to_learn(
     assert result["inversion_psnr"]["inverted"] > 0
     assert result["probe"]["agreement"] == {}
     text = (folder / "report.html").read_text()
-    assert "There was no judge" in text
+    assert f"{fault}. FID" in html.unescape(text)
+    assert html.unescape(text).count("Probes") >= 1
+    assert len(result["probe"]["variance"]) > 1
     assert "Shows what was asked" not in text
-    assert told(result)[0][0] == "FID by embedding alone, prior: none"
+    assert told(result)[0][0] == "FID by embedding alone, by CLIP, prior: none"
+
+
+def test_labels_that_cannot_be_learned_are_left_out_and_the_others_judged(
+    tmp_path: Path, run_of: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(judging, "MOST_VALUES", 10)
+    kinds, skus = [("hat", "mug")[i % 2] for i in range(24)], [f"sku {i}" for i in range(24)]
+    source = write_set(tmp_path / "shop", kinds, kind=kinds, sku=skus, all=kinds)
+    folder = run_of(source, labels=["kind", "sku", "all"])
+    result = quickly(folder)
+    assert set(result["real"]["seen"]) == {"kind", "all"}
+    assert len(result["unread"]) == 2
+    assert any(re.search("'sku' has 2[0-9] values, 10 at most", fault) for fault in result["unread"])
+    assert any("cannot be called 'all'" in fault for fault in result["unread"])
 
 
 def test_features_of_a_run_without_a_judge_are_its_clips(tmp_path: Path, run_of: Callable[..., Path]) -> None:
     folder = run_of(write_set(tmp_path / "shop", [f"a mug, number {i}" for i in range(24)]))
     evaluation = Evaluation(load(folder), 4, 0, lambda _: None)
     pixels = evaluation.pixels(evaluation.real)
-    expected = evaluation.workshop.embedded(evaluation.studio.clip)[0][evaluation.real]
-    np.testing.assert_allclose(evaluation.features(pixels), expected.numpy(), atol=1e-5)
+    expected = evaluation.workshop.embedded(evaluation.studio.clip)[0][evaluation.real] * 4  # √16
+    np.testing.assert_allclose(evaluation.features(pixels), expected.numpy(), atol=1e-4)
 
 
 def test_a_set_without_validation_images_is_told_with_the_mend(tmp_path: Path, run_of: Callable[..., Path]) -> None:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from clickherd import checkpoint
 from clickherd.creative import loop
 from clickherd.creative.config import StageConfig
-from clickherd.creative.loop import Batches, Stage, Stopped, fit, gradients, rate, seed_of, valid_loss
+from clickherd.creative.loop import Batches, Stage, Stopped, backward, fit, rate, seed_of, valid_loss
 from clickherd.errors import RunError
 from clickherd.runtime import threads_kept
 from clickherd.workers import Workers
@@ -48,23 +48,23 @@ def stopping_after(steps: set[int], observer: Any) -> Callable[[], bool]:
     return lambda: observer.told[-1][0] in steps
 
 
+@pytest.mark.parametrize("batch_size", [8, 128])
 @pytest.mark.parametrize(("steps", "stops"), [(9, {1}), (9, {8}), (9, {2, 3, 7}), (83, {41}), (130, {64, 101})])
 def test_a_stage_that_is_stopped_and_goes_on_ends_bit_for_bit_like_one_that_is_not(
-    tmp_path: Path, observer: Any, steps: int, stops: set[int]
+    tmp_path: Path, observer: Any, steps: int, stops: set[int], batch_size: int
 ) -> None:
-    whole = stage(steps=steps)
+    settings = {"steps": steps, "batch_size": batch_size}
+    whole = stage(**settings)
     expected = fit(whole, tmp_path / "whole", 5, observer=observer)
     for stop in sorted(stops):
         before = observer.told.copy()
         observer.told.clear()
         with pytest.raises(Stopped):
-            fit(
-                stage(steps=steps), tmp_path / "cut", 5, observer=observer, should_stop=stopping_after({stop}, observer)
-            )
+            fit(stage(**settings), tmp_path / "cut", 5, observer=observer, should_stop=stopping_after({stop}, observer))
         assert observer.told[0] == ("toy", steps, max((s for s in stops if s < stop), default=0))
         assert observer.told[-1] == (None,)
         assert observer.told[-2] in before or len(before) == 0 or stop != min(stops)  # the same loss as uncut
-    cut = stage(steps=steps)
+    cut = stage(**settings)
     record = fit(cut, tmp_path / "cut", 5, observer=observer)
     assert torch.equal(weights(cut), weights(whole))
     assert record["seconds"] >= 0
@@ -108,15 +108,18 @@ def test_the_same_seed_gives_the_same_weights_and_another_seed_others(tmp_path: 
     assert not torch.equal(made[0], made[2])
 
 
-def test_every_step_has_random_numbers_of_its_own(tmp_path: Path, observer: Any) -> None:
-    one, drawn = stage(), []
+@pytest.mark.parametrize(("batch_size", "parts", "valid_parts"), [(8, 1, 2), (128, 4, 1)])
+def test_every_micro_batch_of_every_step_has_random_numbers_of_its_own(
+    tmp_path: Path, observer: Any, batch_size: int, parts: int, valid_parts: int
+) -> None:
+    one, drawn = stage(batch_size=batch_size), []
 
     def loss(rows: np.ndarray, rng: torch.Generator) -> Tensor:
         drawn.append(float(torch.rand((), generator=rng)))
         return one.loss(rows, rng)
 
     fit(replace(one, loss=loss), tmp_path, 0, observer=observer)
-    assert len(drawn) == len(set(drawn)) == 9 + 2  # and the two parts of the validation rows
+    assert len(drawn) == len(set(drawn)) == 9 * parts + valid_parts
 
 
 def test_what_is_kept_is_the_average_of_the_weights(tmp_path: Path, observer: Any) -> None:
@@ -264,13 +267,13 @@ def test_the_parts_of_a_batch_give_the_gradient_of_the_whole(batch_size: int) ->
     expected_loss = loss(whole, rows)
     expected = torch.autograd.grad(expected_loss, list(whole.module.parameters()))
     with Workers(2) as workers:
-        found = gradients(parted, np.array_split(rows, 3), [0, 1, 2], "fp32", workers)
+        found = backward(parted, np.array_split(rows, 3), [0, 1, 2], "fp32", workers)
     torch.testing.assert_close(found, expected_loss.detach())
     for parameter, gradient in zip(whole.module.parameters(), expected, strict=True):
         torch.testing.assert_close(parameter.grad, gradient)
 
 
-def test_the_number_of_threads_changes_nothing(tmp_path: Path, observer: Any) -> None:
+def test_random_numbers_and_sums_do_not_depend_on_the_number_of_threads(tmp_path: Path, observer: Any) -> None:
     trained = []
     with threads_kept():
         for threads in (1, 2, 4):
@@ -299,7 +302,13 @@ def test_a_batch_is_cut_into_as_many_parts_as_the_stage_allows(
 
 
 def test_a_weight_that_no_part_uses_keeps_its_value(tmp_path: Path, observer: Any) -> None:
-    one = stage(batch_size=128)
-    one.module.unused = nn.Parameter(torch.ones(2))
+    def with_unused() -> Stage:
+        one = stage(batch_size=128)
+        one.module.unused = nn.Parameter(torch.ones(2))
+        return one
+
+    with pytest.raises(Stopped):
+        fit(with_unused(), tmp_path, 5, observer=observer, should_stop=stopping_after({4}, observer))
+    one = with_unused()
     fit(one, tmp_path, 5, observer=observer)
     assert torch.equal(one.module.unused.detach(), torch.ones(2))

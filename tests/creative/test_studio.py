@@ -324,14 +324,22 @@ def test_pictures_are_saved_one_by_one_and_on_a_sheet(studio: Studio, tmp_path: 
 
 
 def test_saving_again_leaves_no_pictures_of_before_and_whatever_else_lies_there(tmp_path: Path) -> None:
-    images = np.zeros((6, 3, 8, 8), dtype=np.uint8)
-    (tmp_path / "01-09.png").write_bytes(b"not ours: no sheet lies beside it yet")
-    Pictures.of(images[:1], ["a"], ["1"]).save(tmp_path)
-    assert (tmp_path / "01-09.png").exists()
-    (tmp_path / "notes.txt").write_text("keep")
-    Pictures.of(images, ["a", "b"], ["1", "2", "3"]).save(tmp_path)
+    images = np.zeros((101, 3, 8, 8), dtype=np.uint8)
+    for name in ("12-24.png", "notes.txt"):
+        (tmp_path / name).write_bytes(b"the user's own")
+    Pictures.of(images, ["a"], [str(k) for k in range(101)]).save(tmp_path)
+    assert (tmp_path / "01-101.png").exists()
+    Pictures.of(images[:6], ["a", "b"], ["1", "2", "3"]).save(tmp_path)
     Pictures.of(images[:2], ["a"], ["1", "2"]).save(tmp_path)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["01-01.png", "01-02.png", "notes.txt", "sheet.png"]
+    left = ["01-01.png", "01-02.png", "12-24.png", "notes.txt", "sheet.png"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == left
+
+
+def test_a_sheet_of_somebody_else_says_nothing_about_what_lies_beside_it(tmp_path: Path) -> None:
+    Image.new("RGB", (8, 8)).save(tmp_path / "sheet.png")
+    (tmp_path / "01-02.png").write_bytes(b"the user's own")
+    Pictures.of(np.zeros((1, 3, 8, 8), dtype=np.uint8), ["a"], ["1"]).save(tmp_path)
+    assert (tmp_path / "01-02.png").exists()
 
 
 def test_pictures_show_themselves_in_a_notebook() -> None:

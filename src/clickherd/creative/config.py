@@ -104,13 +104,13 @@ class ARPriorConfig(PriorConfig):
     """The autoregressive prior: the same, one quantised principal component after the other (section 2.2)."""
 
     variance: float = Field(default=0.98, gt=0, le=1)
-    """Share of the embeddings' variance that the principal components kept hold; 0.99 in the paper. What
-    comes after it is noise to the captions of product shots (docs/log.md)."""
+    """Share of the embeddings' variance that the principal components kept hold; 0.99 in the paper. What comes after it
+    is noise to the captions of product shots (docs/log.md)."""
     buckets: int = Field(default=128, ge=2)
     """Values that a component is quantised to; 1,024 in the paper."""
     learning_rate: float = Field(default=2e-3, gt=0)
     steps: Positive = 350
-    """About the compute of the diffusion prior's 800: the sequence is longer by a token per component."""
+    """Two thirds of the time of the diffusion prior's 800 on two cores, with the 13 components of product shots."""
 
 
 class DecoderConfig(StageConfig):

@@ -1,4 +1,4 @@
-"""How good a creative run is: its pictures, judged by a network that has nothing in common with it.
+"""How good a creative run is: its pictures, judged by a network that has nothing in common with it, if one can be had.
 
     FOLDER/judge/model.safetensors   the judge, trained on the real images and their labels
     FOLDER/evaluation.json           all scores           FOLDER/report.html   scores and pictures on one page
@@ -26,8 +26,8 @@ from clickherd.checkpoint import write_text
 from clickherd.creative import scores
 from clickherd.creative.captions import encode_texts
 from clickherd.creative.dataset import ImageSet
-from clickherd.creative.judge import Judge, Labels, agreement, labels_of
-from clickherd.creative.judging import ClipFeatures, judge_of, whole
+from clickherd.creative.judge import Judge, Labels, agreement
+from clickherd.creative.judging import MEND, ClipFeatures, judge_of, learnable, whole
 from clickherd.creative.latent import text_diff
 from clickherd.creative.loop import seed_of, spread
 from clickherd.creative.sampler import PriorName, to_uint8
@@ -95,12 +95,16 @@ class Evaluation:
                 f"{len(self.real)} validation images: scores need at least two",
                 mend="Train with --set data.valid_fraction=0.1 or with --valid FILE.",
             )
+        features = "CLIP" if self.judge is None else "judge"
+        if self.unread:
+            self.announce(f"not judged: {'; '.join(self.unread)} ({MEND})")
         self.announce("retrieval by CLIP")
         result: dict[str, Any] = {
             "run": str(self.studio.folder),
             "machine": machine.describe(),
             "pictures": len(self.real),
-            "features": "CLIP" if self.judge is None else "judge",
+            "features": features,
+            "unread": self.unread,
             "clip": self.retrieval(),
             "real": {name: self._agreement(self.pixels(rows), rows) for name, rows in self.judged.items()},
         }
@@ -131,9 +135,18 @@ class Evaluation:
         return Workshop(self.studio.config, self.images, self.studio.device)
 
     @cached_property
+    def _learnable(self) -> tuple[Labels, list[str]]:
+        return learnable(self.images)
+
+    @property
     def labels(self) -> Labels:
-        """What the judge reads; nothing where there is none."""
-        return labels_of(self.images)
+        """What the judge reads; nothing where there is no judge."""
+        return self._learnable[0]
+
+    @property
+    def unread(self) -> list[str]:
+        """What no judge could learn, in words."""
+        return self._learnable[1]
 
     def _whole(self, rows: Rows) -> Rows:
         return whole(self.labels, rows)
@@ -164,13 +177,9 @@ class Evaluation:
         """Trained once and kept in the run; None if there is nothing that it could learn."""
         return judge_of(self.studio, self.images, self.labels, self.pixels, self.announce)
 
-    @property
-    def _seer(self) -> Judge | ClipFeatures:
-        return self.judge or ClipFeatures(self.studio.clip)
-
     def features(self, images_u8: np.ndarray) -> np.ndarray:
         """The judge's features of uint8 images (N, 3, S, S), or CLIP's where there is no judge."""
-        return self._seer.features(images_u8)
+        return (self.judge or ClipFeatures(self.studio.clip)).features(images_u8)
 
     @property
     def priors(self) -> list[PriorName]:
@@ -238,7 +247,7 @@ class Evaluation:
         real, features = self.features(self.pixels(self.real)), self.features(made)
         kid, spread = scores.kid(real, features, seed=self.seed)
         found: dict[str, Any] = {"fid": scores.fid(real, features), "kid": kid, "kid_std": spread}
-        return {**found, "seen": self._agreement(made, self.real)} if "seen" in self.judged else found
+        return found if self.judge is None else {**found, "seen": self._agreement(made, self.real)}
 
     @property
     def judged(self) -> dict[str, Rows]:
@@ -370,7 +379,7 @@ class Evaluation:
         start = self.studio.noise(keys)
         dims = self.studio.probe_dims()
         by_dims: dict[str, Any] = {}
-        for number in dims if "seen" in self.judged else ():
+        for number in dims if self.judge is not None else ():
             made = self.studio.decoded(self.studio.first_components(z, number), start, self.studio.config.sample)
             by_dims[str(number)] = self._agreement(to_uint8(made), rows)
         held = self.studio.pca.variance.double()

@@ -10,7 +10,7 @@ import os
 import struct
 import warnings
 import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -18,6 +18,7 @@ import matplotlib
 import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFont, ImageOps, UnidentifiedImageError
+from PIL.PngImagePlugin import PngInfo
 
 from clickherd.data.locate import reading
 from clickherd.errors import DataError, RunError
@@ -151,8 +152,8 @@ def to_png(image_3SS: npt.NDArray[np.uint8]) -> bytes:
     return buffer.getvalue()
 
 
-def save_png(image_3SS: npt.NDArray[np.uint8], path: Path) -> None:
-    """Write an image (3, S, S) of 0 to 255 beside `path`, then rename: never half a file.
+def save_png(image_3SS: npt.NDArray[np.uint8], path: Path, notes: Mapping[str, str] | None = None) -> None:
+    """Write an image (3, S, S) of 0 to 255 beside `path`, then rename: never half a file. `notes` are texts in the PNG.
 
     Raises:
         RunError: the disk is full or cannot be written; what stood at `path` still stands.
@@ -160,7 +161,10 @@ def save_png(image_3SS: npt.NDArray[np.uint8], path: Path) -> None:
     beside = path.with_name(path.name + ".part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(np.ascontiguousarray(image_3SS.transpose(1, 2, 0))).save(beside, "PNG")
+        info = PngInfo()
+        for name, text in (notes or {}).items():
+            info.add_text(name, text)
+        Image.fromarray(np.ascontiguousarray(image_3SS.transpose(1, 2, 0))).save(beside, "PNG", pnginfo=info)
         os.replace(beside, path)  # noqa: PTH105  (atomic, also over an existing file)
     except OSError as error:
         beside.unlink(missing_ok=True)

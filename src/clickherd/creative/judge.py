@@ -27,7 +27,6 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from clickherd import checkpoint
-from clickherd.creative.dataset import ImageSet
 from clickherd.errors import RunError
 from clickherd.runtime import seeded
 from clickherd.settings import Settings, validated
@@ -37,8 +36,6 @@ Labels = Mapping[str, npt.NDArray[Any]]
 
 GROUPS = 8  # of GroupNorm
 MOST_VALUES = 1000  # of a label
-FEWEST_OF_CAPTION = 4  # images a caption, on average, for a judge to learn captions
-CAPTION = "caption"  # the label of a set without labels
 ALL = "all"
 # Augmentation: of the side; of the range [−1, 1]. None of them can turn left into right or red into orange.
 MOST_SHIFT, MOST_BRIGHTNESS, MOST_NOISE = 1 / 16, 0.08, 0.08
@@ -245,19 +242,6 @@ def augmented(images: Tensor) -> Tensor:
     blurred = torch.lerp(moved, soft, drawn(1, 1, 1))
     brightness = (2 * drawn(1, 1, 1) - 1) * MOST_BRIGHTNESS
     return blurred + brightness + torch.randn_like(images) * MOST_NOISE * drawn(1, 1, 1)
-
-
-def labels_of(images: ImageSet) -> Labels:
-    """What a judge can learn to read: the label columns, or else which caption it is; nothing if there are too many.
-
-    Rows that lack a label have −1.
-    """
-    if images.labels:
-        return images.labels
-    distinct, code = np.unique(np.asarray(images.captions, dtype=object), return_inverse=True)
-    if not 1 < len(distinct) <= min(MOST_VALUES, len(code) / FEWEST_OF_CAPTION):
-        return {}
-    return {CAPTION: code.astype(np.int64)}
 
 
 def agreement(judged: Labels, asked: Labels) -> dict[str, float]:

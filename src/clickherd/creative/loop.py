@@ -1,8 +1,8 @@
 """The training loop of every stage: batches, AdamW, an average of the weights, checkpoints.
 
-Whatever is random in step i is drawn from (seed, stage, i) alone, so that a stage that was cut off and goes on ends
-where it would have ended. On a CPU a batch goes through the network in parts, each by a thread of its own: these
-networks consist of many small operations, which all threads together do no faster (`workers`, docs/log.md).
+Whatever is random in step i is drawn from (seed, stage, i, part) alone, so that a stage that was cut off and goes on
+ends where it would have ended. On a CPU a batch goes through the network in micro-batches, each the work of one thread:
+these networks consist of many small operations, which two threads together hardly do faster (`workers`, docs/log.md).
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import lru_cache, reduce
 from pathlib import Path
 from typing import Any, Protocol
 from zlib import crc32
@@ -130,7 +130,7 @@ def fit(
                 group["lr"] = config.learning_rate * rate(done.step, config.steps, config.warmup)
             rows = np.array_split(batches.rows(done.step), parts)
             seeds = [seed_of(seed, stage.name, done.step, part) for part in range(parts)]
-            loss = gradients(stage, rows, seeds, precision, workers)
+            loss = backward(stage, rows, seeds, precision, workers)
             nn.utils.clip_grad_norm_(parameters, config.clip_norm)
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
@@ -170,21 +170,22 @@ def fit(
     return record
 
 
-def gradients(
+def backward(
     stage: Stage, rows: Sequence[np.ndarray], seeds: Sequence[int], precision: str, workers: Workers
 ) -> Tensor:
     """Leave the gradient of a batch's mean loss in the parameters; returns the loss, a float32 scalar.
 
-    Parts of the batch, each with a seed of its own, are the work of one thread each; their gradients are added in the
-    order of the parts, so that the same sum comes out whoever was first.
+    Each micro-batch, with a seed of its own, is the work of one thread; gradients are added in this order, so that the
+    same sum comes out whoever was first.
     """
     parameters = [p for p in stage.module.parameters() if p.requires_grad]
     device, number = parameters[0].device, sum(map(len, rows))
 
-    def of_part(part: tuple[np.ndarray, int]) -> tuple[Tensor, tuple[Tensor | None, ...]]:
-        rng = torch.Generator(device).manual_seed(part[1])
+    def of_part(task: tuple[np.ndarray, int]) -> tuple[Tensor, tuple[Tensor | None, ...]]:
+        part, seed = task
+        rng = torch.Generator(device).manual_seed(seed)
         with autocast(device, precision):
-            loss = stage.loss(part[0], rng) * (len(part[0]) / number)
+            loss = stage.loss(part, rng) * (len(part) / number)
         return loss.detach().float(), torch.autograd.grad(loss, parameters, allow_unused=True)
 
     losses, by_part = zip(*workers.map(of_part, zip(rows, seeds, strict=True)), strict=True)
@@ -195,9 +196,7 @@ def gradients(
 
 def _summed(gradients: list[Tensor]) -> Tensor | None:
     """Their sum in this order, laid out as weights are; None of none: the weight took no part."""
-    if len(gradients) > 1:
-        return torch.stack(gradients).sum(0)
-    return gradients[0].contiguous() if gradients else None
+    return reduce(torch.add, gradients).contiguous() if gradients else None
 
 
 @torch.no_grad()
@@ -238,7 +237,10 @@ def seed_of(*parts: int | str) -> int:
 
 def autocast(device: torch.device, precision: str) -> AbstractContextManager[Any]:
     """Products in bf16 where that is the precision."""
-    return torch.autocast(device.type, torch.bfloat16) if precision == "bf16" else nullcontext()
+    if precision != "bf16":
+        return nullcontext()
+    # torch has one cache of weights in bf16 for all threads, and the graphs of micro-batches must not share its nodes
+    return torch.autocast(device.type, torch.bfloat16, cache_enabled=False)
 
 
 class Batches:
@@ -292,7 +294,9 @@ def _load(file: Path, parameters: list[nn.Parameter], optimizer: torch.optim.Opt
         parameter.copy_(tensors[f"weight.{i}"])
         average.shadow_params[i] = tensors[f"average.{i}"].to(parameter.device)
         optimizer.state[parameter] = {
-            name: tensors[f"{name}.{i}"].to(parameter.device) for name in ("step", "exp_avg", "exp_avg_sq")
+            name: tensors[f"{name}.{i}"].to(parameter.device)
+            for name in ("step", "exp_avg", "exp_avg_sq")
+            if f"{name}.{i}" in tensors  # not of a weight that never took part
         }
     average.optimization_step = facts["step"]
     recent = list(torch.tensor(facts["recent"], device=parameters[0].device))

@@ -106,6 +106,7 @@ def sheets(studio: Studio, evaluation: Evaluation) -> Iterator[Sheet]:
         studio.probe(real[0], seed=seed),
     )
     samples = evaluation.samples[best][:COPIES]
+    whose = "CLIP" if evaluation.judge is None else "the judge"
     train = evaluation.workshop.train_rows
     places, distances = nearest(evaluation.features(samples), evaluation.train_features)
     both = np.stack([samples, evaluation.pixels(train[places])])
@@ -113,7 +114,7 @@ def sheets(studio: Studio, evaluation: Evaluation) -> Iterator[Sheet]:
     yield Sheet(
         "nearest",
         "Nearest training images",
-        "Pictures, and below each the training image that is nearest in the features of the scores, with the distance.",
+        f"Pictures, and below each the training image that is nearest by the features of {whose}, with the distance.",
         Pictures(both, ["made", "nearest"], columns),
     )
 
@@ -134,14 +135,16 @@ def told(result: Mapping[str, Any]) -> list[list[str]]:
     of = result["priors"][best]["caption"]
     names = {"seen": "all labels right", "held_out": "… of combinations never seen"}
     rows = [[names[k], f"{of[k]['all']:.3f}", f"{real['all']:.3f}"] for k, real in result["real"].items()]
+    whose = "" if result["features"] == "judge" else f", by {result['features']}"
     rows += [
-        [f"FID by embedding alone, prior: {name}", f"{of['fid']:.2f}", ""] for name, of in result["priors"].items()
+        [f"FID by embedding alone{whose}, prior: {name}", f"{of['fid']:.2f}", ""]
+        for name, of in result["priors"].items()
     ]
     rows.append(["inversion, dB", f"{result['inversion_psnr']['inverted']:.1f}", ""])
-    rows.append(["diversity", f"{result['diversity']['made']:.3f}", _or_dash(result["diversity"].get("real"))])
+    rows.append([f"diversity{whose}", f"{result['diversity']['made']:.3f}", _or_dash(result["diversity"].get("real"))])
     rows.append(
         [
-            "copies of training images",
+            f"copies of training images{whose}",
             f"{result['memorised']['share']:.3f}",
             f"{result['memorised']['expected_share']:.3f}",
         ]

@@ -13,6 +13,8 @@ from PIL import Image
 
 from clickherd.creative.images import contact_sheet, save_png
 
+NOTE = "clickherd"  # text in a sheet's PNG: how many rows and columns of pictures lie beside it
+
 
 @dataclass(frozen=True)
 class Pictures:
@@ -35,25 +37,38 @@ class Pictures:
     def save(self, folder: str | Path) -> list[Path]:
         """Write sheet.png, and each picture as ROW-COLUMN.png; returns the files, the sheet first.
 
-        Pictures that were saved there before with another sheet are removed.
+        The sheet knows how many pictures were saved with it: those of an earlier one that are no more are removed.
         """
-        folder = Path(folder)
-        files = [folder / "sheet.png"]
-        before = set(folder.glob("[0-9][0-9]-[0-9][0-9].png")) if files[0].exists() else set()
-        self.save_sheet(files[0])
-        for i, row in enumerate(self.images):
-            for k, image in enumerate(row):
-                files.append(folder / f"{i + 1:02}-{k + 1:02}.png")
-                save_png(image, files[-1])
-        for stale in before.difference(files):
-            stale.unlink()
+        sheet = Path(folder) / "sheet.png"
+        files = [sheet, *_files(sheet, len(self.rows), len(self.columns))]
+        stale = set(_saved_with(sheet)).difference(files)
+        for image, file in zip(self.images.reshape(-1, *self.images.shape[2:]), files[1:], strict=True):
+            save_png(image, file)
+        self.save_sheet(sheet)
+        for file in stale:
+            file.unlink(missing_ok=True)
         return files
 
     def save_sheet(self, file: Path) -> None:
         """Write the contact sheet as a PNG."""
-        save_png(np.asarray(self.sheet()).transpose(2, 0, 1), file)
+        note = {NOTE: f"{len(self.rows)} {len(self.columns)}"}
+        save_png(np.asarray(self.sheet()).transpose(2, 0, 1), file, note)
 
     def _repr_png_(self) -> bytes:
         buffer = io.BytesIO()
         self.sheet().save(buffer, "PNG")
         return buffer.getvalue()
+
+
+def _files(sheet: Path, rows: int, columns: int) -> list[Path]:
+    return [sheet.with_name(f"{i + 1:02}-{k + 1:02}.png") for i in range(rows) for k in range(columns)]
+
+
+def _saved_with(sheet: Path) -> list[Path]:
+    """The pictures that were saved with a sheet; none of a file that is no sheet of ours."""
+    try:
+        with Image.open(sheet) as image:
+            rows, columns = str(image.info[NOTE]).split()
+            return _files(sheet, int(rows), int(columns))
+    except (OSError, KeyError, ValueError):
+        return []

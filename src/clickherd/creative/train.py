@@ -23,7 +23,7 @@ from clickherd.checkpoint import write_text
 from clickherd.creative.clip import Clip, context_for, lengths_of, load_clip
 from clickherd.creative.config import CreativeConfig, creative_config, dump
 from clickherd.creative.dataset import ImageSet, encode
-from clickherd.creative.judge import labels_of
+from clickherd.creative.judging import MEND, learnable
 from clickherd.creative.loop import Observer, Stopped, Unwatched, fit
 from clickherd.creative.sources import TRAIN
 from clickherd.creative.stages import PCA_FILE, STAGES, Workshop, is_trained, load_clip_of, save_pca, save_stage
@@ -77,11 +77,10 @@ def train_creative(
     except UserError:
         shutil.rmtree(folder)  # nothing is lost, and the command can be mended and given again
         raise
-    if not labels_of(images):
-        announce(
-            "no labels, and captions that are too many to learn or all the same: `evaluate` will not tell how often "
-            "pictures show what was asked for; --label names columns of classes"
-        )
+    labels, faults = learnable(images)
+    if faults:
+        missed = "leave out what it cannot learn" if labels else "not tell how often pictures show what was asked for"
+        announce(f"`evaluate` will {missed}: {'; '.join(faults)} ({MEND})")
     return _train(config, folder, stages, announce, observer or Unwatched(), should_stop)
 
 

@@ -128,13 +128,13 @@ def test_missing_columns_are_errors_that_name_the_file_and_the_likely_column(
 ) -> None:
     path = tmp_path / "a.parquet"
     write_parquet(path, [png(10)] * 2, ["a", "b"], label=["x", "y"])
-    with pytest.raises(DataError, match=r"a\.parquet, column 'lable'.*Did you mean 'label'.*Set caption"):
+    with pytest.raises(DataError, match=r"a\.parquet, column 'lable'.*Did you mean 'label'.*--caption"):
         read(path, caption="a photo of a {lable}")
     with pytest.raises(DataError, match=r"a\.parquet, column 'text'.*Valid names: caption, image, label"):
         read(path, caption="text")
-    with pytest.raises(DataError, match=r"a\.parquet, column 'lable'.*Did you mean 'label'.*Set labels"):
+    with pytest.raises(DataError, match=r"a\.parquet, column 'lable'.*Did you mean 'label'.*--label"):
         read(path, labels=("lable",))
-    with pytest.raises(DataError, match=r"a\.parquet, column 'jpg'.*Set image to a column of bytes: image\."):
+    with pytest.raises(DataError, match=r"a\.parquet, column 'jpg'.*Name a column of bytes \(--image\): image\."):
         read(path, image="jpg")
     with pytest.raises(DataError, match=r"string instead of an image's bytes .*column 'label'.*: image\."):
         read(path, image="label")
@@ -367,3 +367,14 @@ def test_real_images_are_read(real_data: Path, read: Callable[..., ImageSet]) ->
     assert len(images.values["label"]) == 10
     emoji = read(real_data / "images" / "emojione_v2_64.parquet", "emoji", image="png", caption="name")
     assert len(emoji) == 1832
+
+
+def test_a_file_whose_first_row_has_no_caption_takes_that_of_a_later_one(
+    tmp_path: Path, read: Callable[..., ImageSet]
+) -> None:
+    write_images(tmp_path / "in", ["a.png", "b.png"])
+    rows = ["a.png,", "a.png,one", "b.png,two", "a.png,again"]
+    (tmp_path / "in" / "metadata.csv").write_text("\n".join(["file_name,caption", *rows]))
+    images = read(tmp_path / "in")
+    assert images.captions == ["one", "two"]
+    assert images.skipped == [("a.png", "no caption"), ("a.png", "named again in row 4")]

@@ -140,9 +140,9 @@ def _needed(config: DataConfig, columns: Sequence[str], file: str) -> list[str]:
     for column in needed:
         if column not in columns:
             if column in config.labels:
-                settable = "Set labels to some of them."
+                settable = "Name labels among them (--label)."
             else:
-                settable = "Set caption to one of them, or to words with some of them in braces."
+                settable = "Name one of them (--caption), or give words with some of them in braces."
             mend = f"{did_you_mean(column, columns)} {settable}"
             raise DataError("no such column", file=file, column=column, mend=mend)
     return list(dict.fromkeys(needed))
@@ -234,7 +234,7 @@ def _check_image_column(schema: pa.Schema, column: str, file: str) -> None:
         return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_binary_view(kind))
 
     candidates = [field.name for field in schema if holds_bytes(field.type)]
-    mend = f"Set image to a column of bytes: {', '.join(candidates) or 'there is none'}."
+    mend = f"Name a column of bytes (--image): {', '.join(candidates) or 'there is none'}."
     if column not in schema.names:
         raise DataError("no such column", file=file, column=column, mend=f"{mend} {did_you_mean(column, schema.names)}")
     if column not in candidates:
@@ -268,7 +268,7 @@ def _with_table(folder: Path, table: Path, config: DataConfig) -> Source:
     texts = [column for column, kind in frame.schema.items() if kind == pl.String]
     file_column = next((column for column in (config.image, *_FILE_COLUMNS) if column in texts), None)
     if file_column is None:
-        mend = f"Name the column of the images' files one of {', '.join(_FILE_COLUMNS)}, or set image to its name."
+        mend = f"Name the column of the images' files one of {', '.join(_FILE_COLUMNS)}, or give its name (--image)."
         raise DataError(f"no column of file names among {', '.join(frame.columns)}", file=table, mend=mend)
     kept = frame.select(list(dict.fromkeys([file_column, *_needed(config, frame.columns, str(table))])))
     named = frame[file_column].drop_nulls().unique(maintain_order=True)
@@ -282,7 +282,8 @@ def _with_table(folder: Path, table: Path, config: DataConfig) -> Source:
                 yield Row(f"{table.name} row {number}", None, cells)
                 continue
             yield Row(name, folder / name, cells, f"named again in row {number}" if name in seen else "")
-            seen.add(name)
+            if all(text_of(cells[column]) for column in _caption_columns(config.caption, cells)):
+                seen.add(name)
 
     return Source(str(folder), [table, *files], rows)
 

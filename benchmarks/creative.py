@@ -125,7 +125,8 @@ def table(runs: list[dict[str, Any]]) -> str:
                 f"{run['pictures']}",
                 f"{run['inversion_psnr']['inverted']:.1f} / {run['inversion_psnr']['random']:.1f}",
                 "; ".join(edits) or "–",
-                f"{run['diversity']['made']:.2f} / {run['diversity'].get('real', float('nan')):.2f}",
+                f"{run['diversity']['made']:.2f} / "
+                + (f"{run['diversity']['real']:.2f}" if "real" in run["diversity"] else "–"),
                 f"{memorised['share']:.3f} / {memorised['expected_share']:.3f}, {memorised['ratio']:.2f}",
                 f"{sum(of['seconds'] for of in run['stages'].values()) / 60:.0f}",
             ]

@@ -76,7 +76,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
         "start",
         "training_state",
     ),
-    "creative": ("errors", "settings", "checkpoint", "config", "data", "machine", "report", "runtime"),
+    "creative": ("errors", "settings", "checkpoint", "config", "data", "machine", "report", "runtime", "workers"),
 }
 COMMAND_LINE = (
     "cli",

@@ -206,7 +206,7 @@ def test_a_png_is_written_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytes
     save_png(image, path)
     assert np.array_equal(open_image(path, 16, name="a"), image)
 
-    def full(self: Image.Image, path: Path, _: str) -> None:
+    def full(self: Image.Image, path: Path, _: str, **__: object) -> None:
         Path(path).write_bytes(b"half")
         raise OSError(28, "No space left on device")
 

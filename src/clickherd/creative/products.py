@@ -6,7 +6,6 @@ pairs of object and colour are held out, to ask later whether a model combines w
 
 from __future__ import annotations
 
-import io
 import itertools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import astuple, dataclass
@@ -46,7 +45,6 @@ _PHRASE = {"left": "on the left", "centre": "in the centre", "right": "on the ri
 _RADIUS = 0.245  # half an object's extent, of the width
 _SUPERSAMPLE = 4
 _DARK, _BODY, _LIGHT = 70, 128, 200  # tones of a part: towards black, the colour itself, towards white
-_ROW_GROUP = 1000
 
 _Points = npt.NDArray[np.float64]  # (corners, 2), x to the right and y down, the object within −1 … 1
 _Part = tuple[int, _Points]  # its tone and its outline
@@ -129,12 +127,6 @@ def drawn(number: int, size: int, seed: int, *, heldout: bool = False) -> Iterat
     rng = np.random.default_rng((seed, int(heldout)))
     for shot in shots(number, seed, heldout=heldout):
         yield shot, shot.draw(size, rng)
-
-
-def _row(shot: Shot, image_SSC: npt.NDArray[np.uint8]) -> dict[str, object]:
-    png = io.BytesIO()
-    Image.fromarray(image_SSC).save(png, "PNG")
-    return {"image": png.getvalue(), "caption": shot.caption, **vars(shot)}
 
 
 def _toned(colour: tuple[int, int, int], tone_SS: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:

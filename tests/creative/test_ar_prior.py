@@ -14,20 +14,13 @@ from clickherd.creative.ar_prior import DOT_BUCKETS, ARPrior
 from clickherd.creative.clip import Texts
 from clickherd.creative.config import ARPriorConfig
 from clickherd.creative.latent import PCA
+from creative_texts import drawn_texts, randn
 
 D, W, CONTEXT, K, BUCKETS = 8, 6, 7, 5, 6
 
 
-def randn(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
-
-
 def texts(rows: int, length: int = 5, seed: int = 0) -> Texts:
-    rng = torch.Generator().manual_seed(seed)
-    mask = torch.arange(length) < torch.randint(2, length + 1, (rows, 1), generator=rng)
-    mask[0, 3:] = False
-    embedding = normalize(torch.randn(rows, D, generator=rng), dim=1)
-    return Texts(embedding, torch.randn(rows, length, W, generator=rng), mask)
+    return drawn_texts(rows, D, W, length, seed)
 
 
 def embeddings(rows: int = 640, seed: int = 2) -> Tensor:

@@ -7,26 +7,18 @@ from types import SimpleNamespace
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import normalize
 
 from clickherd.creative import diffusion
 from clickherd.creative.clip import Texts
 from clickherd.creative.config import DecoderConfig
 from clickherd.creative.decoder import Decoder
+from creative_texts import drawn_texts, randn
 
 D, W, SIZE = 8, 6, 16
 
 
-def randn(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
-
-
 def texts(rows: int, length: int = 5, seed: int = 0) -> Texts:
-    rng = torch.Generator().manual_seed(seed)
-    mask = torch.arange(length) < torch.randint(2, length + 1, (rows, 1), generator=rng)
-    mask[0, 3:] = False
-    embedding = normalize(torch.randn(rows, D, generator=rng), dim=1)
-    return Texts(embedding, torch.randn(rows, length, W, generator=rng), mask)
+    return drawn_texts(rows, D, W, length, seed)
 
 
 def a_decoder(**settings: object) -> Decoder:

@@ -234,9 +234,9 @@ def test_files_named_twice_and_files_that_are_not_there_are_skipped(
     images = read(tmp_path / "in")
     assert images.captions == ["one", "two"]
     assert images.skipped == [
-        ("a.png", "named again in row 2"),
-        ("a.png", "named again in row 3"),
-        ("c.png", "no such file"),
+        ("a.png (metadata.csv row 2)", "named again"),
+        ("a.png (metadata.csv row 3)", "named again"),
+        ("c.png (metadata.csv row 5)", "no such file"),
         ("metadata.csv row 6", "no image"),
     ]
 
@@ -377,4 +377,7 @@ def test_a_file_whose_first_row_has_no_caption_takes_that_of_a_later_one(
     (tmp_path / "in" / "metadata.csv").write_text("\n".join(["file_name,caption", *rows]))
     images = read(tmp_path / "in")
     assert images.captions == ["one", "two"]
-    assert images.skipped == [("a.png", "no caption"), ("a.png", "named again in row 4")]
+    assert images.skipped == [
+        ("a.png (metadata.csv row 1)", "no caption"),
+        ("a.png (metadata.csv row 4)", "named again"),
+    ]

@@ -344,6 +344,7 @@ def test_class_folders_without_labels_are_judged_by_their_captions(tmp_path: Pat
         "all labels right",
         "FID by embedding alone, prior: none",
         "FID by embedding alone, prior: image",
+        "KID likewise, prior: none",
         "inversion, dB",
         "diversity",
         "copies of training images",
@@ -451,7 +452,9 @@ def test_told_has_pictures_beside_real_images(whole: Any) -> None:
         "all labels right",
         "… of combinations never seen",
         *(f"FID by embedding alone, prior: {name}" for name in ("diffusion", "ar", "none", "image")),
+        "KID likewise, prior: diffusion",
         "inversion, dB",
+        *(f"text diff, θ = 0.5: {label} as asked / the rest kept" for label in result["edits"]),
         "diversity",
         "copies of training images",
     ]
@@ -461,8 +464,14 @@ def test_told_has_pictures_beside_real_images(whole: Any) -> None:
         f"{result['real']['seen']['all']:.3f}",
     ]
     assert rows[2][1:] == [f"{result['priors']['diffusion']['fid']:.2f}", ""]
+    by_name = {row[0]: row[1:] for row in rows}
+    for label, by_theta in result["edits"].items():
+        changed, kept = by_theta["0.5"]["changed"], min(by_theta["0.5"]["kept"].values())
+        row = by_name[f"text diff, θ = 0.5: {label} as asked / the rest kept"]
+        assert row == [f"{changed:.3f} / {kept:.3f}", ""]
+    assert set(result["edits"]) == set(result["real"]["seen"]) - {"all"}
     real = result["diversity"].get("real")
-    assert rows[7][2] == ("–" if real is None else f"{real:.3f}")
+    assert by_name["diversity"][1] == ("–" if real is None else f"{real:.3f}")
 
 
 def test_judged_images_are_at_the_size_of_the_decoder(tmp_path: Path, tiny: Tiny, observer: Any) -> None:

@@ -37,6 +37,7 @@ from clickherd.errors import DataError, RunError
 BEGIN, END, PAD = "<|startoftext|>", "<|endoftext|>", "<|pad|>"
 SHORTEST, LONGEST = 24, 77  # tokens of a context whose length is chosen by itself
 MAX_SCALE = math.log(100)  # of the logits, as in the paper
+QUOTED = 60  # characters of a caption in an error
 
 
 @dataclass(frozen=True)
@@ -82,7 +83,7 @@ class Clip(nn.Module):
         """Token ids and the mask of real ones, (U, L) each, L the longest caption's length.
 
         Raises:
-            DataError: a caption is empty or longer than the context; it is quoted.
+            DataError: a caption is empty or longer than the context; its beginning is quoted.
         """
         for caption in captions:
             if not caption.strip():
@@ -92,7 +93,7 @@ class Clip(nn.Module):
         if int(lengths.max()) > self.context_length:
             longest = int(lengths.argmax())
             raise DataError(
-                f"the caption {captions[longest]!r} has {int(lengths[longest]) - 2} tokens, and this CLIP reads "
+                f"the caption {quoted(captions[longest])} has {int(lengths[longest]) - 2} tokens, and this CLIP reads "
                 f"{self.context_length - 2} at most",
                 mend="Shorten it, or train with a larger clip.context_length.",
             )
@@ -179,6 +180,11 @@ def new_clip(config: ClipConfig, size: int, captions: Sequence[str]) -> Clip:
         )
     )
     return Clip(model, tokenizer, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
+
+
+def quoted(caption: str) -> str:
+    """A caption for an error's text: of a long one the beginning."""
+    return repr(caption if len(caption) <= QUOTED else f"{caption[:QUOTED]}…")
 
 
 def context_for(config: ClipConfig, captions: Sequence[str]) -> tuple[PreTrainedTokenizerFast, int]:

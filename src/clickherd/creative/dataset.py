@@ -46,7 +46,7 @@ class ImageSet:
 
     `images` is uint8 (N, 3, S, S), mapped from disk, and `split` uint8 (N,): 0 training, 1 validation, 2 the built-in
     products' held-out pairs of object and colour. `labels` holds codes, int64 (N,), which count into `values`; −1 is
-    a missing one. `skipped` pairs the names of rows that could not be used with the reason.
+    a missing one. `skipped` pairs the names and places of rows that could not be used with the reason.
     """
 
     images: npt.NDArray[np.uint8]
@@ -131,7 +131,7 @@ def encode(config: DataConfig, folder: Path, seed: int, announce: Callable[[str]
         names = [column.removeprefix("label.") for column in frame.columns if column.startswith("label.")]
         values = {name: sorted(frame[f"label.{name}"].drop_nulls().unique().to_list()) for name in names}
         frame.write_parquet(part / "rows.parquet")
-        write_text(part / "facts.json", json.dumps({**key, "values": values, "skipped": skipped}, indent=1))
+        write_text(part / "facts.json", json.dumps({"skipped": skipped, **key, "values": values}, indent=1))
     _replace(folder, fresh)
     _announce(frame, skipped, config.size, folder, announce)
     return ImageSet.load(folder)
@@ -189,13 +189,13 @@ def _write_images(
             first: DataError | None = None
             for row in source.rows():
                 if row.fault:  # named twice: neither good nor bad
-                    skipped.append((row.name, row.fault))
+                    skipped.append((row.where, row.fault))
                     continue
                 try:
                     caption = caption_of(config.caption, row)
                     file.write(_pixels(row, config).tobytes())
                 except DataError as error:
-                    skipped.append((row.name, error.what))
+                    skipped.append((row.where, error.what))
                     first = first or error
                     faults["bad"] += 1
                     continue
@@ -255,7 +255,7 @@ def _announce(
 
 def _pixels(row: Row, config: DataConfig) -> npt.NDArray[np.uint8]:
     if row.picture is None:
-        raise DataError("no image", file=row.name, mend="Leave the row out.")
+        raise DataError("no image", file=row.where, mend="Leave the row out.")
     if isinstance(row.picture, np.ndarray):
         return row.picture
-    return open_image(row.picture, config.size, name=row.name, background=config.background_rgb, fit=config.fit)
+    return open_image(row.picture, config.size, name=row.where, background=config.background_rgb, fit=config.fit)

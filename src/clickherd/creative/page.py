@@ -140,7 +140,12 @@ def told(result: Mapping[str, Any]) -> list[list[str]]:
         [f"FID by embedding alone{whose}, prior: {name}", f"{of['fid']:.2f}", ""]
         for name, of in result["priors"].items()
     ]
+    rows.append([f"KID likewise{whose}, prior: {best}", f"{result['priors'][best]['kid']:.4f}", ""])
     rows.append(["inversion, dB", f"{result['inversion_psnr']['inverted']:.1f}", ""])
+    for label, by_theta in result["edits"].items():
+        theta, of = list(by_theta.items())[-1]
+        what = f"text diff, θ = {theta}: {label} as asked / the rest kept"
+        rows.append([what, f"{of['changed']:.3f} / {min(of['kept'].values()):.3f}", ""])
     rows.append([f"diversity{whose}", f"{result['diversity']['made']:.3f}", _or_dash(result["diversity"].get("real"))])
     rows.append(
         [

@@ -85,12 +85,21 @@ class DataConfig(Settings):
 
 @dataclass(frozen=True)
 class Row:
-    """One image as it lies there: where, or its bytes, or its pixels (3, S, S); `fault` says why it does not count."""
+    """One image as it lies there: where, or its bytes, or its pixels (3, S, S); `fault` says why it does not count.
+
+    `place` is the row of the table that names the file, if that is where it is named.
+    """
 
     name: str
     picture: Path | bytes | npt.NDArray[np.uint8] | None
     cells: Mapping[str, Any]
     fault: str = ""
+    place: str = ""
+
+    @property
+    def where(self) -> str:
+        """What to look at when something is wrong with it."""
+        return f"{self.name} ({self.place})" if self.place else self.name
 
 
 @dataclass(frozen=True)
@@ -119,7 +128,7 @@ def caption_of(template: str, row: Row) -> str:
     missing = [column for column, text in cells.items() if text is None]
     if missing:
         what = "no caption" if template in cells else f"no caption, for {missing[0]!r} is empty"
-        raise DataError(what, file=row.name, column=missing[0], mend="Write one, or leave the row out.")
+        raise DataError(what, file=row.where, column=missing[0], mend="Write one, or leave the row out.")
     if template in cells:
         return str(cells[template])
     return _BRACES.sub(lambda found: str(cells[found[1]]), template)
@@ -277,11 +286,11 @@ def _with_table(folder: Path, table: Path, config: DataConfig) -> Source:
     def rows() -> Iterator[Row]:
         seen: set[str] = set()
         for number, cells in enumerate(kept.iter_rows(named=True), 1):
-            name = cells[file_column]
+            name, place = cells[file_column], f"{table.name} row {number}"
             if not name:
-                yield Row(f"{table.name} row {number}", None, cells)
+                yield Row(place, None, cells)
                 continue
-            yield Row(name, folder / name, cells, f"named again in row {number}" if name in seen else "")
+            yield Row(name, folder / name, cells, "named again" if name in seen else "", place)
             if all(text_of(cells[column]) for column in _caption_columns(config.caption, cells)):
                 seen.add(name)
 

@@ -20,7 +20,7 @@ import yaml
 
 from clickherd import machine
 from clickherd.checkpoint import write_text
-from clickherd.creative.clip import Clip, context_for, lengths_of, load_clip
+from clickherd.creative.clip import Clip, context_for, lengths_of, load_clip, quoted
 from clickherd.creative.config import CreativeConfig, creative_config, dump
 from clickherd.creative.dataset import ImageSet, encode
 from clickherd.creative.judging import MEND, learnable
@@ -149,7 +149,8 @@ def _check_captions(images: ImageSet, config: CreativeConfig) -> None:
     for name, caption in zip(images.names, images.captions, strict=True):
         if lengths[caption] > context:
             raise DataError(
-                f"the caption {caption!r} has {lengths[caption] - 2} tokens, and CLIP reads {context - 2} at most",
+                f"the caption {quoted(caption)} has {lengths[caption] - 2} tokens, "
+                f"and CLIP reads {context - 2} at most",
                 file=name,
                 mend=mend,
             )

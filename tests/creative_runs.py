@@ -86,3 +86,19 @@ def studio(trained: Path) -> Studio:
     from clickherd.creative.studio import load
 
     return load(trained)
+
+
+@pytest.fixture
+def run_of(tmp_path: Path, tiny: Callable[..., CreativeConfig], observer: Any) -> Callable[..., Path]:
+    """`run_of(source, setting=…)`: a run of CLIP and decoder on a user's own images."""
+
+    from clickherd.creative.train import train_creative
+
+    def make(source: Path, **data: Any) -> Path:
+        given = {"source": str(source), "valid_fraction": 0.25, **data}
+        short = {"steps": 1}
+        config = tiny({"data": given, "clip": short, "decoder": short, "judge": {"steps": 3}})
+        train_creative(config, tmp_path / "run", ["clip", "decoder"], announce=lambda _: None, observer=observer)
+        return tmp_path / "run"
+
+    return make

@@ -28,7 +28,7 @@ def nearest(rgb: np.ndarray, named: dict[str, tuple[int, int, int]]) -> str:
 
 
 def test_captions_have_one_grammar() -> None:
-    assert products.caption_of("mug", "red", "grey", "left") == "a red mug on the left, grey background"
+    assert Shot("mug", "red", "grey", "left").caption == "a red mug on the left, grey background"
     assert Shot("hat", "orange", "sky", "centre").caption == "an orange hat in the centre, sky background"
     assert Shot("lamp", "black", "sand", "right").caption == "a black lamp on the right, sand background"
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import astuple, dataclass
+from dataclasses import dataclass
 from functools import cache
 
 import numpy as np
@@ -61,8 +61,9 @@ class Shot:
 
     @property
     def caption(self) -> str:
-        """The shot in words."""
-        return caption_of(*astuple(self))
+        """`a red mug on the left, grey background`."""
+        article = "an" if self.colour[0] in "aeiou" else "a"
+        return f"{article} {self.colour} {self.object} {_PHRASE[self.position]}, {self.background} background"
 
     def draw(self, size: int, rng: np.random.Generator) -> npt.NDArray[np.uint8]:
         """A drawing (size, size, 3). With equal `rng` another size shows the same scene."""
@@ -90,12 +91,6 @@ class Shot:
         rgb_SSC += (255 - rgb_SSC).clip(0) * shine_SS[:, :, None] * 0.5
         canvas_SSC += (rgb_SSC - canvas_SSC) * cover_SS[:, :, None]
         return canvas_SSC.round().clip(0, 255).astype(np.uint8)
-
-
-def caption_of(object: str, colour: str, background: str, position: str) -> str:  # noqa: A002  (the attribute's name)
-    """`a red mug on the left, grey background`."""
-    article = "an" if colour[0] in "aeiou" else "a"
-    return f"{article} {colour} {object} {_PHRASE[position]}, {background} background"
 
 
 def shots(number: int, seed: int, *, heldout: bool = False) -> list[Shot]:

@@ -16,6 +16,7 @@ from clickherd.creative.dataset import ImageSet
 from clickherd.creative.images import save_png
 from clickherd.creative.studio import Studio, load
 from clickherd.errors import ConfigError, DataError, RunError
+from clickherd.runtime import threads_kept, use_threads
 
 PROMPT, OTHER = "a photo of a red mug on the left, white background", "a photo of a blue shoe in the centre"
 FINE = {"invert_steps": 10}  # lead an untrained decoder back to a picture, over 40 dB
@@ -131,8 +132,12 @@ def test_pictures_do_not_depend_on_how_many_are_made_at_once(
         ]
 
     whole = made()
-    monkeypatch.setattr(sampler, "AT_ONCE", 2)
-    assert all(near(a, b) for a, b in zip(made(), whole, strict=True))
+    monkeypatch.setattr(sampler, "AT_ONCE", {"cpu": 2})
+    in_parts = made()
+    assert all(near(a, b) for a, b in zip(in_parts, whole, strict=True))
+    with threads_kept():
+        use_threads(2)  # one of the parts each
+        assert all((a == b).all() for a, b in zip(made(), in_parts, strict=True))
 
 
 @pytest.mark.parametrize(

@@ -29,9 +29,10 @@ from clickherd.creative.prior import DiffusionPrior
 from clickherd.creative.upsampler import Upsampler
 from clickherd.errors import ConfigError, did_you_mean
 from clickherd.settings import validated
+from clickherd.workers import Workers
 
 PriorName = Literal["diffusion", "ar", "none"]
-AT_ONCE = 64  # pictures that go through the decoder together
+AT_ONCE = {"cpu": 32, "cuda": 64}  # pictures that go through a network together; on a CPU, by one thread (loop.py)
 
 
 @dataclass
@@ -93,14 +94,10 @@ class Sampler:
     ) -> Tensor:
         """One picture for each prompt, the `indices`-th of its own; (N, 3, S, S) in [−1, 1]."""
         distinct = list(dict.fromkeys(prompts))
-        encoded, keys = encode_texts(self.clip, distinct), draw_keys(prompts, indices, seed)
-        made = []
-        for i in range(0, len(prompts), AT_ONCE):
-            some = keys[i : i + AT_ONCE]
-            texts = encoded[torch.tensor([distinct.index(prompt) for prompt in prompts[i : i + AT_ONCE]])]
-            z = self.embed(texts, some, prior, sampling)
-            made.append(self.decoded(z, self.noise(some), sampling, texts=texts if sampling.caption else None))
-        return torch.cat(made)
+        texts = encode_texts(self.clip, distinct)[torch.tensor([distinct.index(prompt) for prompt in prompts])]
+        keys = draw_keys(prompts, indices, seed)
+        z = self.embed(texts, keys, prior, sampling)
+        return self.decoded(z, self.noise(keys), sampling, texts=texts if sampling.caption else None)
 
     def embed(self, texts: Texts, keys: Sequence[int], prior: PriorName, sampling: SampleConfig) -> Tensor:
         """Image embeddings (N, D) for the texts; `keys` are the seeds of each row's noise.
@@ -112,17 +109,24 @@ class Sampler:
             raise ConfigError(f"unknown prior {prior!r}", mend=did_you_mean(prior, get_args(PriorName)))
         if prior == "none":
             return texts.embedding
-        drawn = []
-        for candidate in range(sampling.candidates):
-            seeds = [seed_of(key, "prior", candidate) for key in keys]
-            if prior == "diffusion":
+        network = self.prior if prior == "diffusion" else self.ar_prior
+
+        def candidate(texts: Texts, seeds: Sequence[int]) -> Tensor:
+            guidance = sampling.prior_guidance
+            if isinstance(network, DiffusionPrior):
                 noise = noise_of((self.clip.embedding_dim,), seeds, self.device)
-                steps, guidance = sampling.prior_steps, sampling.prior_guidance
-                drawn.append(self.prior.sample(texts, noise, steps=steps, guidance=guidance))
-            else:
-                uniform = noise_of((1 + self.ar_prior.num_components,), seeds, self.device, torch.rand)
-                drawn.append(self.ar_prior.sample(texts, uniform, guidance=sampling.prior_guidance))
-        return latent.pick(torch.stack(drawn), texts.embedding)
+                return network.sample(texts, noise, steps=sampling.prior_steps, guidance=guidance)
+            uniform = noise_of((1 + network.num_components,), seeds, self.device, torch.rand)
+            return network.sample(texts, uniform, guidance=guidance)
+
+        def embedded(part: slice) -> Tensor:
+            some = texts[torch.arange(len(texts))[part]]
+            drawn = [
+                candidate(some, [seed_of(key, "prior", k) for key in keys[part]]) for k in range(sampling.candidates)
+            ]
+            return latent.pick(torch.stack(drawn), some.embedding)
+
+        return self._in_parts(embedded, len(keys))
 
     def decoded(
         self,
@@ -141,20 +145,21 @@ class Sampler:
         `steps` and `guidance` are those of the settings unless given; `noise` (steps, N, 3, S, S) is what η > 0 adds.
         """
         guidance = sampling.decoder_guidance if guidance is None else guidance
-        made = []
-        for i in range(0, len(z), AT_ONCE):
-            part = slice(i, i + AT_ONCE)
+        decoder = self.decoder
+
+        def made(part: slice) -> Tensor:
             some = None if texts is None else texts[torch.arange(len(z))[part]]
             x_0 = diffusion.sample(
-                self.decoder.network(z[part], some, guidance),
+                decoder.network(z[part], some, guidance),
                 x_T[part],
                 target="v_prediction",
                 steps=steps or sampling.decoder_steps,
                 eta=eta,
                 noise=None if noise is None else noise[:, part],
             )
-            made.append(self.decoder.restored(x_0))
-        return torch.cat(made)
+            return decoder.restored(x_0)
+
+        return self._in_parts(made, len(z))
 
     def decoded_back(self, z: Tensor, x_T: Tensor, sampling: SampleConfig, **of_noise: Any) -> Tensor:
         """Pictures from noise that `inverted` found: with its steps, and like it without caption and guidance."""
@@ -162,20 +167,19 @@ class Sampler:
 
     def inverted(self, images: Tensor, z: Tensor, sampling: SampleConfig) -> Tensor:
         """The noise that the decoder makes these images (N, 3, S, S) from, given their embeddings; without guidance."""
-        x_0 = self.decoder.standardised(images)
-        parts = [slice(i, i + AT_ONCE) for i in range(0, len(z), AT_ONCE)]
-        steps = sampling.invert_steps
-        return torch.cat([diffusion.invert(self.decoder.network(z[p], None), x_0[p], steps=steps) for p in parts])
+        decoder, steps = self.decoder, sampling.invert_steps
+        x_0 = decoder.standardised(images)
+        return self._in_parts(
+            lambda part: diffusion.invert(decoder.network(z[part], None), x_0[part], steps=steps), len(z)
+        )
 
     def enlarged(self, images: Tensor, keys: Sequence[int], sampling: SampleConfig) -> Tensor:
         """The decoder's pictures through the upsampler; as they are in a run without one."""
-        if self.upsampler is None:
+        upsampler, size, steps = self.upsampler, self.config.data.size, sampling.upsampler_steps
+        if upsampler is None:
             return images
-        size = self.config.data.size
         noise = noise_of((3, size, size), [seed_of(key, "upsampler") for key in keys], self.device)
-        parts = [slice(i, i + AT_ONCE) for i in range(0, len(images), AT_ONCE)]
-        steps = sampling.upsampler_steps
-        return torch.cat([self.upsampler.sample(images[part], noise[part], steps=steps) for part in parts])
+        return self._in_parts(lambda part: upsampler.sample(images[part], noise[part], steps=steps), len(images))
 
     def first_components(self, z: Tensor, number: int) -> Tensor:
         """Embeddings (N, D) with only their first principal components left, at unit length again."""
@@ -189,6 +193,14 @@ class Sampler:
     def noise(self, keys: Sequence[int]) -> Tensor:
         """x_T for each seed, (N, 3, S, S)."""
         return noise_of((3, self.config.decoder_size, self.config.decoder_size), keys, self.device)
+
+    def _in_parts(self, work: Callable[[slice], Tensor], number: int) -> Tensor:
+        """`work` on so many pictures, some at a time; on a CPU with a thread for each part."""
+        at_once = AT_ONCE[self.device.type]
+        parts = [slice(i, i + at_once) for i in range(0, number, at_once)]
+        threads = torch.get_num_threads() if self.device.type == "cpu" else 1
+        with Workers(min(threads, len(parts))) as workers:
+            return torch.cat(list(workers.map(work, parts)))
 
 
 def draw_keys(prompts: Sequence[str], indices: Sequence[int], seed: int) -> list[int]:

@@ -179,9 +179,7 @@ def test_the_loss_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
     clear = noise[t_B > 100]  # of earlier steps little is noise
     assert float(clear.mean()) == pytest.approx(0, abs=0.03)
     assert float(clear.std()) == pytest.approx(1, abs=0.02)
-    assert int(t_B.min()) < 5
-    assert int(t_B.max()) > 995
-    assert float(t_B.float().mean()) == pytest.approx(499.5, abs=20)
+    assert float(t_B.float().mean()) == pytest.approx(599.5, abs=20)  # of a density ∝ √t
     assert float(no_z.float().mean()) == pytest.approx(0.2, abs=0.03)
     assert float(no_text.float().mean()) == pytest.approx(0.6, abs=0.03)
     assert float((no_z & no_text).float().mean()) == pytest.approx(0.12, abs=0.03)  # each for itself

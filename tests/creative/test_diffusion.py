@@ -79,6 +79,16 @@ def test_noise_and_what_is_to_be_predicted(target: Target) -> None:
         assert torch.equal(wanted, x_0)
 
 
+@pytest.mark.parametrize("power", [0.0, 0.5, 2.0])
+def test_timesteps_are_drawn_with_a_density_that_rises_as_a_power(power: float) -> None:
+    t_B = diffusion.timesteps(20_000, torch.Generator().manual_seed(0), power)
+    for at in (100, 500, 900):
+        assert float((t_B < at).float().mean()) == pytest.approx((at / 1000) ** (1 + power), abs=0.01)
+    assert int(t_B.max()) == diffusion.TIMESTEPS - 1
+    if not power:
+        assert int(t_B.min()) == 0
+
+
 def test_images_are_noised_row_by_row() -> None:
     x_0, noise = torch.randn(2, 3, 3, 4, 4, generator=torch.Generator().manual_seed(0))
     t_B = torch.tensor([0, 500, 999])

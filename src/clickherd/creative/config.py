@@ -133,6 +133,9 @@ class DecoderConfig(StageConfig):
     """Attend to the caption's tokens too."""
     drop_embedding: Share = 0.1
     drop_text: Share = 0.5
+    high_noise: float = Field(default=0.5, ge=0)
+    """Timesteps are drawn in training with a density that rises as t to this power: shapes are learned sooner, fine
+    grain later (docs/log.md). 0 is uniform, as in the paper."""
     steps: Positive = 1200
     batch_size: Positive = 64
     learning_rate: float = Field(default=2e-3, gt=0)
@@ -317,6 +320,7 @@ PRESETS: dict[str, dict[str, Any]] = {
             "patch": 1,
             "head_dim": 64,
             "context_dim": 1024,
+            "high_noise": 0.0,
             "steps": 800_000,
             "batch_size": 2048,
             "learning_rate": 1.2e-4,

@@ -38,6 +38,7 @@ class Decoder(nn.Module):
             attention_head_dim=[max(width // config.head_dim, 1) for width in config.channels],  # the number of heads
             cross_attention_dim=config.context_dim,
             norm_num_groups=8,
+            resnet_time_scale_shift="scale_shift",  # adaptive group norm (Dhariwal & Nichol, NeurIPS 2021, section 3.1)
             class_embed_type="projection",
             projection_class_embeddings_input_dim=embedding_dim,
         )
@@ -92,7 +93,7 @@ class Decoder(nn.Module):
         """Mean squared error of v for images in [−1, 1], their embeddings and their captions."""
         device, number, x_0 = rng.device, len(images), self.standardised(images)
         noise = torch.randn(x_0.shape, generator=rng, device=device)
-        t_B = torch.randint(diffusion.TIMESTEPS, (number,), generator=rng, device=device)
+        t_B = diffusion.timesteps(number, rng, self.config.high_noise)
         no_embedding_B = torch.rand(number, generator=rng, device=device) < self.config.drop_embedding
         no_text_B = torch.rand(number, generator=rng, device=device) < self.config.drop_text
         x_t, target = diffusion.noised(x_0, noise, t_B, "v_prediction")

@@ -46,6 +46,15 @@ def noised(x_0: Tensor, noise: Tensor, t_B: Tensor, target: Target) -> tuple[Ten
     return x_t, (x_0 if target == "sample" else kind.get_velocity(x_0, noise, t_B))
 
 
+def timesteps(number: int, rng: torch.Generator, high_noise: float = 0.0) -> Tensor:
+    """Timesteps to train at, int64 (number,), with a density that rises as t to the power `high_noise`.
+
+    What a picture shows is settled while there is much noise, how fine it is while there is little.
+    """
+    u = torch.rand(number, generator=rng, device=rng.device)
+    return (TIMESTEPS * u ** (1 / (1 + high_noise))).long().clamp(max=TIMESTEPS - 1)  # u near 1 rounds up to 1,000
+
+
 def steps_allowed(steps: int) -> int:
     """The number of sampling steps, seen to be one that divides the 1,000 of training.
 

@@ -68,7 +68,7 @@ class DiffusionPrior(nn.Module):
         """The mean squared error above for unit embeddings of images and their captions."""
         x_0 = (image_BD - self.mean) / self.std
         noise = torch.randn(x_0.shape, generator=rng, device=rng.device)
-        t_B = torch.randint(diffusion.TIMESTEPS, (len(x_0),), generator=rng, device=rng.device)
+        t_B = diffusion.timesteps(len(x_0), rng)
         hidden_B = torch.rand(len(x_0), generator=rng, device=rng.device) < self.drop_text
         x_t, target = diffusion.noised(x_0, noise, t_B, "sample")
         loss: Tensor = (self(x_t, t_B, texts, hidden_B) - target).square().mean()

@@ -62,7 +62,7 @@ class Upsampler(nn.Module):
         x_0 = large[:, :, top : top + side, left : left + side]
         small = blurred(shrink(x_0, self.factor), self.config.blur)
         noise = torch.randn(x_0.shape, generator=rng, device=rng.device)
-        t_B = torch.randint(diffusion.TIMESTEPS, (len(x_0),), generator=rng, device=rng.device)
+        t_B = diffusion.timesteps(len(x_0), rng)
         x_t, target = diffusion.noised(x_0, noise, t_B, "v_prediction")
         loss: Tensor = (self(x_t, t_B, small) - target).square().mean()
         return loss

@@ -79,6 +79,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "creative": ("errors", "settings", "checkpoint", "config", "data", "machine", "report", "runtime", "workers"),
 }
 COMMAND_LINE = (
+    "__main__",
     "cli",
     "cli_compress",
     "cli_creative",

@@ -378,8 +378,8 @@ def test_evaluate_of_no_run_folder_says_so(run: Run, clicks: Path) -> None:
 def train_in_background(clicks: Path, out: str) -> subprocess.Popen[bytes]:
     command = [
         sys.executable,
-        "-c",
-        "from clickherd.cli import main; main()",
+        "-m",
+        "clickherd",
         "train",
         str(clicks),
         "--label",

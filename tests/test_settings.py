@@ -5,11 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from pydantic import model_validator
 
 from clickherd.config import resolve
 from clickherd.data.config import DataConfig
 from clickherd.errors import ConfigError
-from clickherd.settings import validated
+from clickherd.settings import Settings, validated
 
 
 @pytest.mark.parametrize(
@@ -43,3 +44,34 @@ def test_a_group_alone_explains_itself_as_the_whole_does() -> None:
         resolve({"data": wrong})
     assert str(alone.value) == str(whole.value)
     assert str(alone.value).startswith("data.format = 'xls': input should be 'auto', 'csv'")
+
+
+class _Sizes(Settings):
+    channels: tuple[int, ...] = (8,)
+    patch: int = 1
+
+    @model_validator(mode="after")
+    def _fit(self) -> _Sizes:
+        if self.channels[0] % self.patch:
+            raise ValueError(f"patch = {self.patch} does not divide {self.channels[0]}")
+        return self
+
+
+class _Model(Settings):
+    sizes: _Sizes = _Sizes()
+
+
+@pytest.mark.parametrize(
+    ("kind", "settings", "message"),
+    [
+        (_Sizes, {"patch": 3}, "patch = 3 does not divide 8."),
+        (_Model, {"sizes": {"patch": 3}}, "sizes: patch = 3 does not divide 8."),
+        (_Sizes, {"channels": 64}, "channels = 64: give a list, such as [64,32]."),
+    ],
+)
+def test_settings_that_do_not_go_together_are_told_without_all_the_others(
+    kind: type[Settings], settings: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ConfigError) as caught:
+        validated(kind, settings)
+    assert str(caught.value) == message

@@ -41,7 +41,8 @@ def train(
     source: Annotated[
         str | None,
         typer.Argument(
-            metavar="DATA", help="A Parquet file or a folder of images with captions; 'products' are drawn on the spot."
+            metavar="DATA",
+            help="A Parquet file or a folder of images with captions; without it, products drawn on the spot.",
         ),
     ] = None,
     preset: Annotated[str | None, typer.Option(help="Sizes and steps: cpu, gpu or paper; cpu when not given.")] = None,
@@ -49,7 +50,9 @@ def train(
         list[str] | None,
         typer.Option(help="clip, prior, ar_prior, decoder or upsampler; repeatable. All when not given."),
     ] = None,
-    out: Annotated[Path | None, typer.Option(help="The run folder; it must not exist yet.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="The run folder, not there yet; runs/creative-TIME when not given.")
+    ] = None,
     resume: Annotated[Path | None, typer.Option(metavar="RUN", help="Go on with a run.")] = None,
     image: Annotated[str | None, typer.Option(help="Column of the images; 'image' when not given.")] = None,
     caption: Annotated[

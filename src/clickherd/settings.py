@@ -43,7 +43,11 @@ def _explained(error: ValidationError, kind: type[BaseModel], within: str, sourc
             f"unknown setting {where!r}", file=source, mend=did_you_mean(path[-1], list(group.model_fields))
         )
     message = first["msg"]
+    if first["type"] == "tuple_type":
+        message = "give a list, such as [64,32]"
     said = message.removeprefix("Value error, ") if first["type"] == "value_error" else message.lower()
+    if first["type"] == "value_error" and isinstance(first["input"], Mapping):  # settings that do not go together
+        return ConfigError(f"{where}: {said}" if where else said, file=source)
     return ConfigError(f"{where} = {first['input']!r}: {said}", file=source)
 
 

@@ -277,7 +277,7 @@ def test_a_folder_that_lacks_a_file_is_told(folder: Path, name: str) -> None:
 
 
 def test_no_folder_at_all_is_told(tmp_path: Path) -> None:
-    with pytest.raises(RunError, match=f"no config.json.*{tmp_path / 'none'}"):
+    with pytest.raises(RunError, match=f"no such folder.*{tmp_path / 'none'}"):
         load_clip(tmp_path / "none")
 
 

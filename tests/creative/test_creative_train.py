@@ -48,7 +48,8 @@ def train(tmp_path: Path, observer: Any) -> Callable[..., dict[str, Any]]:
 @pytest.fixture
 def resume(observer: Any) -> Callable[..., dict[str, Any]]:
     def call(folder: Path, stages: Any = (), **more: Any) -> dict[str, Any]:
-        return resume_creative(folder, stages, announce=lambda _: None, observer=observer, **more)
+        call.told = []
+        return resume_creative(folder, stages, announce=call.told.append, observer=observer, **more)
 
     return call
 
@@ -162,15 +163,17 @@ def test_a_finished_run_has_nothing_to_go_on_with(copied: Path, resume: Any, obs
     before = weights(copied)
     assert resume(copied) == load_metrics(copied)
     assert not observer.told
+    assert resume.told == [f"every stage is trained already; scores and pictures: clickherd creative evaluate {copied}"]
     assert same(weights(copied), before)
 
 
 def test_single_stages_are_trained_when_they_are_named(
     tmp_path: Path, tiny: Tiny, train: Any, resume: Any, trained: Path, observer: Any
 ) -> None:
-    with pytest.raises(RunError, match=r"stage clip is not trained.*--resume .*run --stage clip"):
+    with pytest.raises(ConfigError, match=r"stage prior of a new run needs a CLIP.*--stage clip.*--clip"):
         train(tiny(), ["prior"])
-    resume(tmp_path / "run", ["clip"])  # as it says
+    assert not (tmp_path / "run").exists()
+    train(tiny(), ["clip"])
     resume(tmp_path / "run", ["decoder"])
     assert started(observer) == ["clip", "decoder"]
     assert {path.name for path in (tmp_path / "run").iterdir()} >= {"clip", "decoder"}
@@ -310,7 +313,7 @@ def test_a_long_caption_among_the_validation_images_is_told_before_any_training(
 
 @pytest.mark.parametrize(
     ("missing", "says"),
-    [("", "no config.json"), ("config.json", "no config.json"), ("preprocessor_config.json", "preprocessor_config")],
+    [("", "no such folder"), ("config.json", "no config.json"), ("preprocessor_config.json", "preprocessor_config")],
 )
 def test_a_folder_that_holds_no_clip_is_told(
     tmp_path: Path, tiny: Tiny, train: Any, missing: str, says: str, trained: Path
@@ -321,6 +324,26 @@ def test_a_folder_that_holds_no_clip_is_told(
         (own / missing).unlink()
     with pytest.raises(RunError, match=f"{says}.*own"):
         train(tiny({"clip": {"path": str(own)}}))
+
+
+def test_a_run_folder_is_not_taken_for_its_clip(tmp_path: Path, tiny: Tiny, train: Any, trained: Path) -> None:
+    with pytest.raises(RunError, match=rf"no config\.json.*Did you mean {trained / 'clip'}\?"):
+        train(tiny({"clip": {"path": str(trained)}}))
+    file = trained / "config.yaml"
+    with pytest.raises(RunError, match="a file, not the folder of a CLIP"):
+        train(tiny({"clip": {"path": str(file)}}))
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_single_stage_of_a_new_run_can_have_a_given_clip_that_sees_another_size(
+    tmp_path: Path, tiny: Tiny, train: Any, trained: Path
+) -> None:
+    train(tiny({"data": {"size": 32}, "clip": {"path": str(trained / "clip")}}), ["decoder"])
+    assert "this CLIP sees 16 px: images of 32 px are resized for it" in train.told
+    expected = {k: v for k, v in weights(trained).items() if k.startswith("clip")}
+    made = weights(tmp_path / "run")
+    assert same({k: v for k, v in made.items() if k.startswith("clip")}, expected)
+    assert {name.split(".")[0] for name in made} == {"clip", "decoder"}
 
 
 def test_a_clip_of_another_width_in_a_trained_run_is_an_error_that_names_both_sizes(copied: Path) -> None:

@@ -289,6 +289,7 @@ def test_a_run_that_is_not_trained_yet_is_told(copied: Path) -> None:
     (copied / "decoder" / "model.safetensors").unlink()
     with pytest.raises(RunError, match=r"stage decoder is not trained.*--stage decoder"):
         quickly(copied)
+    assert not (copied / "judge").exists()  # no minutes are spent first
     with pytest.raises(RunError, match="no run folder"):
         quickly(copied / "clip")
 
@@ -313,6 +314,8 @@ def test_told_has_pictures_beside_real_images(whole: Any) -> None:
     ]
     assert rows[2][1:] == [f"{result['priors']['diffusion']['fid']:.2f}", ""]
     by_name = {row[0]: row[1:] for row in rows}
+    kid = result["priors"]["diffusion"]
+    assert by_name["KID likewise, prior: diffusion"][0] == f"{kid['kid']:.4f} ± {kid['kid_std']:.4f}"
     for label, by_theta in result["edits"].items():
         changed, kept = by_theta["0.5"]["changed"], min(by_theta["0.5"]["kept"].values())
         row = by_name[f"text diff, θ = 0.5: {label} as asked / the rest kept"]

@@ -231,13 +231,16 @@ def load_clip(folder: Path) -> Clip:
     """
     from transformers import AutoTokenizer
 
+    mend = "It takes a folder as save_pretrained of transformers' CLIPModel writes it."
+    if (folder / "clip" / "config.json").is_file():
+        mend = f"Did you mean {folder / 'clip'}? {mend}"
+    if not folder.is_dir():
+        raise RunError(
+            "a file, not the folder of a CLIP" if folder.exists() else "no such folder", file=folder, mend=mend
+        )
     for name in ("config.json", "model.safetensors", "preprocessor_config.json"):
         if not (folder / name).is_file():
-            raise RunError(
-                f"no {name} in the folder of the CLIP",
-                file=folder,
-                mend="It takes a folder as save_pretrained of transformers' CLIPModel writes it.",
-            )
+            raise RunError(f"no {name} in the folder of the CLIP", file=folder, mend=mend)
     try:
         seen = json.loads((folder / "preprocessor_config.json").read_text(encoding="utf-8"))
         mean, std = seen["image_mean"], seen["image_std"]

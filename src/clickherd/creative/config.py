@@ -133,7 +133,7 @@ class DecoderConfig(StageConfig):
     """Attend to the caption's tokens too."""
     drop_embedding: Share = 0.1
     drop_text: Share = 0.5
-    high_noise: float = Field(default=0.5, ge=0)
+    high_noise: float = Field(default=0.5, ge=0, le=4)
     """Timesteps are drawn in training with a density that rises as t to this power: shapes are learned sooner, fine
     grain later (docs/log.md). 0 is uniform, as in the paper."""
     steps: Positive = 1200

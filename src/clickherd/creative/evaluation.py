@@ -32,7 +32,7 @@ from clickherd.creative.latent import text_diff
 from clickherd.creative.loop import seed_of, spread
 from clickherd.creative.sampler import PriorName, to_uint8
 from clickherd.creative.sources import HELD_OUT, TRAIN, VALID
-from clickherd.creative.stages import Workshop, in_parts, is_trained
+from clickherd.creative.stages import Workshop, check_trained, in_parts, is_trained
 from clickherd.creative.studio import Studio, load
 from clickherd.errors import DataError
 
@@ -40,6 +40,7 @@ THETAS = (0.25, 0.35, 0.5)
 EDITED = 48  # pictures that are edited and probed
 MOST_DECIBELS = 99.0
 PROMPTS, SAMPLES = 16, 8  # for diversity
+FEW = 64  # pictures: of fewer, FID and shares are mostly chance
 
 Rows = np.ndarray
 
@@ -72,6 +73,8 @@ def evaluate(
     from clickherd.creative.page import write_page
 
     studio = load(folder, sample=sample, device=device, threads=threads)
+    for stage in ("clip", "decoder"):
+        check_trained(studio.folder, stage)  # before a judge is trained
     evaluation = Evaluation(studio, number, seed, announce)
     result = evaluation.scores()
     write_text(studio.folder / "evaluation.json", json.dumps(result, indent=1, allow_nan=False))
@@ -95,6 +98,8 @@ class Evaluation:
                 f"{len(self.real)} validation images: scores need at least two",
                 mend="Train with --set data.valid_fraction=0.1 or with --valid FILE.",
             )
+        if len(self.real) < FEW:
+            self.announce(f"scores of {len(self.real)} pictures say little: {FEW} and more can be compared")
         features = "CLIP" if self.judge is None else "judge"
         if self.unread:
             self.announce(f"not judged: {'; '.join(self.unread)} ({MEND})")

@@ -140,7 +140,8 @@ def told(result: Mapping[str, Any]) -> list[list[str]]:
         [f"FID by embedding alone{whose}, prior: {name}", f"{of['fid']:.2f}", ""]
         for name, of in result["priors"].items()
     ]
-    rows.append([f"KID likewise{whose}, prior: {best}", f"{result['priors'][best]['kid']:.4f}", ""])
+    kid = f"{result['priors'][best]['kid']:.4f} ± {result['priors'][best]['kid_std']:.4f}"
+    rows.append([f"KID likewise{whose}, prior: {best}", kid, ""])
     rows.append(["inversion, dB", f"{result['inversion_psnr']['inverted']:.1f}", ""])
     for label, by_theta in result["edits"].items():
         theta, of = list(by_theta.items())[-1]

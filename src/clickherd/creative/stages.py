@@ -183,7 +183,7 @@ def load_clip_of(folder: Path) -> Clip:
     Raises:
         RunError: there is none, or it is damaged.
     """
-    _check(folder, "clip")
+    check_trained(folder, "clip")
     return load_clip(folder / "clip").eval().requires_grad_(False)
 
 
@@ -194,7 +194,7 @@ def load_prior(folder: Path, config: CreativeConfig, clip: Clip) -> DiffusionPri
 
 def load_ar_prior(folder: Path, config: CreativeConfig, clip: Clip) -> ARPrior:
     """The autoregressive prior of a run folder."""
-    _check(folder, "ar_prior")
+    check_trained(folder, "ar_prior")
     facts = checkpoint.facts(folder / "ar_prior" / "model.safetensors") or {}
     return _filled(folder, "ar_prior", new_ar_prior(config, clip, facts["components"]))
 
@@ -209,7 +209,12 @@ def load_upsampler(folder: Path, config: CreativeConfig) -> Upsampler:
     return _filled(folder, "upsampler", new_upsampler(config))
 
 
-def _check(folder: Path, name: str) -> None:
+def check_trained(folder: Path, name: str) -> None:
+    """See that the run folder holds the stage.
+
+    Raises:
+        RunError: it does not.
+    """
     if not is_trained(folder, name):
         raise RunError(
             f"stage {name} is not trained",
@@ -224,7 +229,7 @@ def _filled(folder: Path, name: str, module: Module) -> Module:
     Raises:
         RunError: the stage is not trained, or its weights are those of another shape; the first that differs is told.
     """
-    _check(folder, name)
+    check_trained(folder, name)
     file = folder / name / "model.safetensors"
     tensors, facts = checkpoint.load(file)
     mend = "The run's config.yaml, its clip folder and this file must belong together."

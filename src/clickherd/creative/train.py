@@ -59,10 +59,16 @@ def train_creative(
             mend=f"Choose another --out, or go on with: clickherd creative train --resume {folder}",
         )
     _checked(stages, config)
+    if stages and "clip" not in stages and config.clip.path is None:
+        raise ConfigError(
+            f"stage {stages[0]} of a new run needs a CLIP", mend="Add --stage clip, or give a trained one with --clip."
+        )
     check_machine(config)
     if config.clip.path is not None:
         path = Path(config.clip.path).absolute()
-        load_clip(path)  # what is wrong with it is told before anything is made
+        clip = load_clip(path)  # what is wrong with it is told before anything is made
+        if clip.size != config.decoder_size:
+            announce(f"this CLIP sees {clip.size} px: images of {config.decoder_size} px are resized for it")
         config = config.model_copy(update={"clip": config.clip.model_copy(update={"path": str(path)})})
     try:
         folder.mkdir(parents=True)
@@ -206,12 +212,12 @@ def _train(
     def trained_clip() -> Clip:
         return load_clip_of(folder).to(device)
 
-    for name in [name for name in STAGES if name in (stages or STAGES)]:
-        if is_trained(folder, name) or (name == "upsampler" and not config.upsampler.on):
-            continue
-        if name == "clip" and config.clip.path is not None:
-            save_stage(folder, "clip", load_clip(Path(config.clip.path)))
-            continue
+    if config.clip.path is not None and not is_trained(folder, "clip"):
+        save_stage(folder, "clip", load_clip(Path(config.clip.path)))
+    left = [name for name in _wanted(stages, config) if not is_trained(folder, name)]
+    if not left and not stages:
+        announce(f"every stage is trained already; scores and pictures: clickherd creative evaluate {folder}")
+    for name in left:
         with seeded(config.seed):  # of the networks' first weights
             stage = workshop.stage(name, trained_clip)
         try:
@@ -236,6 +242,12 @@ def _train(
     if not list((folder / "checkpoint").glob("*.safetensors")):  # else of a stage that is not among these
         shutil.rmtree(folder / "checkpoint", ignore_errors=True)
     return load_metrics(folder)
+
+
+def _wanted(stages: Sequence[str], config: CreativeConfig) -> list[str]:
+    """The stages asked for in their order; all that the run has when none is named."""
+    has = [name for name in STAGES if name != "upsampler" or config.upsampler.on]
+    return [name for name in has if not stages or name in stages]
 
 
 def _resume_command(folder: Path, stages: Sequence[str]) -> str:

@@ -2,7 +2,7 @@
 
     CLICKHERD_DATA=FOLDER python benchmarks/creative.py products clothing emoji [--seeds 0] [--threads 2] [--runs runs]
 
-Each is one run of `clickherd creative train` and `evaluate --number 128 --set sample.decoder_steps=25`, as set below.
+Each is one run of `clickherd creative train` and `evaluate --number 128`, as set below.
 Run folders stay under --runs, and one that is there goes on. Results are kept in benchmarks/results/creative.json, and
 none that is there is repeated.
 """
@@ -27,7 +27,7 @@ from tables import grid
 from clickherd.creative import creative_config, evaluate, resume_creative, train_creative
 from clickherd.creative.watch import Watch
 
-SAMPLE, PICTURES = {"decoder_steps": 25}, 128  # half of the defaults
+PICTURES = 128
 PRIORS = {"diffusion": "diffusion", "ar": "autoregressive", "none": "none", "image": "the image itself"}
 
 
@@ -81,7 +81,7 @@ def measured(name: str, seed: int, folder: Path, threads: int | None) -> Mapping
     else:
         settings = {**settings_of(name), "seed": seed, "threads": threads}
         trained = train_creative(creative_config(settings), folder, **shared)
-    result = evaluate(folder, number=PICTURES, seed=seed, threads=threads, sample=SAMPLE, announce=shared["announce"])
+    result = evaluate(folder, number=PICTURES, seed=seed, threads=threads, announce=shared["announce"])
     stages = {
         stage: {key: of[key] for key in ("steps", "seconds", "valid_loss")} for stage, of in trained["stages"].items()
     }

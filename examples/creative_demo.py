@@ -36,7 +36,7 @@ def main() -> None:
     else:
         config = creative_config({"data": {"source": "products", "number": args.number}})
         train_creative(config, args.out, announce=say, observer=Watch(err))
-    result = evaluate(args.out, number=128, sample={"decoder_steps": 25}, announce=say)
+    result = evaluate(args.out, number=128, announce=say)
     load(args.out).generate("a red mug on the left, white background", 8).save(args.out / "pictures" / "red-mug")
 
     table = Table("", "pictures", "real images")

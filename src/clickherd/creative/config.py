@@ -88,7 +88,7 @@ class PriorConfig(StageConfig):
     heads: Positive = 4
     drop_text: Share = 0.1
     """How often the text is hidden in training, for classifier-free guidance."""
-    steps: Positive = 800
+    steps: Positive = 650
     batch_size: Positive = 128
     learning_rate: float = Field(default=1e-3, gt=0)
     beta2: float = Field(default=0.96, gt=0, lt=1)
@@ -109,8 +109,8 @@ class ARPriorConfig(PriorConfig):
     buckets: int = Field(default=128, ge=2)
     """Values that a component is quantised to; 1,024 in the paper."""
     learning_rate: float = Field(default=2e-3, gt=0)
-    steps: Positive = 350
-    """Two thirds of the time of the diffusion prior's 800 on two cores, with the 13 components of product shots."""
+    steps: Positive = 450
+    """The time of the diffusion prior's 650 on two cores, with the 13 components of product shots."""
 
 
 class DecoderConfig(StageConfig):
@@ -184,8 +184,9 @@ class SampleConfig(Settings):
     """Image embeddings drawn for each picture; the one nearest the text is kept."""
     caption: bool = True
     """Whether the decoder sees the prompt's words too, or the image embedding alone."""
-    decoder_steps: Positive = 50
-    decoder_guidance: float = Field(default=1.0, ge=0)
+    decoder_steps: Positive = 20
+    decoder_guidance: float = Field(default=1.5, ge=0)
+    """1 is none, and half the time."""
     upsampler_steps: Positive = 20
     invert_steps: Positive = 50
 

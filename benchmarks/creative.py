@@ -83,7 +83,8 @@ def measured(name: str, seed: int, folder: Path, threads: int | None) -> Mapping
         trained = train_creative(creative_config(settings), folder, **shared)
     result = evaluate(folder, number=PICTURES, seed=seed, threads=threads, announce=shared["announce"])
     stages = {
-        stage: {key: of[key] for key in ("steps", "seconds", "train_loss", "valid_loss")} for stage, of in trained["stages"].items()
+        stage: {key: of[key] for key in ("steps", "seconds", "train_loss", "valid_loss")}
+        for stage, of in trained["stages"].items()
     }
     return {"stages": stages, **{key: value for key, value in result.items() if key not in ("run", "machine")}}
 

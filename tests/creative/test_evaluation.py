@@ -303,7 +303,7 @@ def test_told_has_pictures_beside_real_images(whole: Any) -> None:
         *(f"FID by embedding alone, prior: {name}" for name in ("diffusion", "ar", "none", "image")),
         "KID likewise, prior: diffusion",
         "inversion, dB",
-        *(f"text diff, θ = 0.5: {label} as asked / the rest kept" for label in result["edits"]),
+        *(f"text diff 0.5: {label} asked / rest kept" for label in result["edits"]),
         "diversity",
         "copies of training images",
     ]
@@ -318,7 +318,7 @@ def test_told_has_pictures_beside_real_images(whole: Any) -> None:
     assert by_name["KID likewise, prior: diffusion"][0] == f"{kid['kid']:.4f} ± {kid['kid_std']:.4f}"
     for label, by_theta in result["edits"].items():
         changed, kept = by_theta["0.5"]["changed"], min(by_theta["0.5"]["kept"].values())
-        row = by_name[f"text diff, θ = 0.5: {label} as asked / the rest kept"]
+        row = by_name[f"text diff 0.5: {label} asked / rest kept"]
         assert row == [f"{changed:.3f} / {kept:.3f}", ""]
     assert set(result["edits"]) == set(result["real"]["seen"]) - {"all"}
     real = result["diversity"].get("real")

@@ -79,6 +79,15 @@ def test_kid_is_unbiased_and_sees_a_shift():
     assert scores.kid(x, y + 1, subsets=20, seed=0) == (mean, deviation)
 
 
+def test_kid_is_unbiased_where_each_generated_row_is_made_after_a_real_one():
+    rng = np.random.default_rng(0)
+    found = []
+    for seed in range(200):
+        x = rng.standard_normal((40, 4))
+        found.append(scores.kid(x, x + 1e-3 * rng.standard_normal((40, 4)), subsets=20, seed=seed)[0])
+    assert abs(np.mean(found)) < 3 * np.std(found) / math.sqrt(len(found))
+
+
 @pytest.mark.parametrize("size", [1, 7])
 def test_a_subset_that_cannot_be_drawn_is_refused(size):
     rows = np.ones((6, 2))

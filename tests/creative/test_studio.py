@@ -278,7 +278,7 @@ def test_the_noise_of_an_inversion_leads_back_to_the_picture(studio: Studio, pic
     assert made.columns == ["picture", f"{found:.1f} dB"]
     with torch.no_grad():
         z = studio.clip.encode_image(torch.from_numpy(picture)[None])
-    again = sampler.to_uint8(studio.decoded(z, x_T, studio.sampling(FINE), FINE["invert_steps"]))
+    again = sampler.to_uint8(studio.decoded_back(z, x_T, studio.sampling(FINE)))
     assert near(again[0], made.images[0, 1])
     assert decibels(sampler.to_uint8(studio.decoded(z, studio.noise([5]), studio.sampling(FINE)))[0], picture) < 20
 

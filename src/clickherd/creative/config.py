@@ -136,7 +136,7 @@ class DecoderConfig(StageConfig):
     high_noise: float = Field(default=0.5, ge=0, le=4)
     """Timesteps are drawn in training with a density that rises as t to this power: shapes are learned sooner, fine
     grain later (docs/log.md). 0 is uniform, as in the paper."""
-    steps: Positive = 1200
+    steps: Positive = 900
     batch_size: Positive = 64
     learning_rate: float = Field(default=2e-3, gt=0)
     beta2: float = Field(default=0.999, gt=0, lt=1)
@@ -188,7 +188,7 @@ class SampleConfig(Settings):
     decoder_guidance: float = Field(default=1.5, ge=0)
     """1 is none, and half the time."""
     upsampler_steps: Positive = 20
-    invert_steps: Positive = 50
+    invert_steps: Positive = 25
 
     @field_validator("prior_steps", "decoder_steps", "upsampler_steps", "invert_steps")
     @classmethod

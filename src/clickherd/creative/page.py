@@ -145,7 +145,7 @@ def told(result: Mapping[str, Any]) -> list[list[str]]:
     rows.append(["inversion, dB", f"{result['inversion_psnr']['inverted']:.1f}", ""])
     for label, by_theta in result["edits"].items():
         theta, of = list(by_theta.items())[-1]
-        what = f"text diff, θ = {theta}: {label} as asked / the rest kept"
+        what = f"text diff {theta}: {label} asked / rest kept"
         rows.append([what, f"{of['changed']:.3f} / {min(of['kept'].values()):.3f}", ""])
     rows.append([f"diversity{whose}", f"{result['diversity']['made']:.3f}", _or_dash(result["diversity"].get("real"))])
     rows.append(

@@ -5,6 +5,7 @@ Shapes: N pictures, S their side, D dimensions of the embedding.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -196,8 +197,8 @@ class Sampler:
 
     def _in_parts(self, work: Callable[[slice], Tensor], number: int) -> Tensor:
         """`work` on so many pictures, some at a time; on a CPU with a thread for each part."""
-        at_once = AT_ONCE[self.device.type]
-        parts = [slice(i, i + at_once) for i in range(0, number, at_once)]
+        count = math.ceil(number / AT_ONCE[self.device.type])
+        parts = [slice(number * i // count, number * (i + 1) // count) for i in range(count)]  # even, however many
         threads = torch.get_num_threads() if self.device.type == "cpu" else 1
         with Workers(min(threads, len(parts))) as workers:
             return torch.cat(list(workers.map(work, parts)))

@@ -218,6 +218,12 @@ def test_resume_takes_nothing_else(run: Run, trained: Path, more: list[str]) -> 
     assert "--resume takes its data and settings from the run folder" in err
 
 
+def test_a_finished_run_says_that_nothing_is_left(run: Run, trained: Path) -> None:
+    code, _, err = run("creative", "train", "--resume", trained)
+    assert code == 0
+    assert f"every stage is trained already; scores and pictures: clickherd creative evaluate {trained}" in err
+
+
 def test_a_run_that_is_there_is_not_trained_over(run: Run, trained: Path) -> None:
     code, _, err = run("creative", "train", "--out", trained)
     assert code == 2

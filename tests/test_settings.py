@@ -66,7 +66,8 @@ class _Model(Settings):
     [
         (_Sizes, {"patch": 3}, "patch = 3 does not divide 8."),
         (_Model, {"sizes": {"patch": 3}}, "sizes: patch = 3 does not divide 8."),
-        (_Sizes, {"channels": 64}, "channels = 64: give a list, such as [64,32]."),
+        (_Sizes, {"channels": 64}, "channels = 64: a list is needed. Write channels=[64]."),
+        (DataConfig, {"null_values": "NA"}, "null_values = 'NA': a list is needed. Write null_values=[NA]."),
     ],
 )
 def test_settings_that_do_not_go_together_are_told_without_all_the_others(

@@ -94,7 +94,7 @@ def train(
     need_creative()
     from clickherd.config import merge, parse_assignments
     from clickherd.creative.config import creative_config
-    from clickherd.creative.train import resume_creative, train_creative
+    from clickherd.creative.train import load_config, resume_creative, train_creative, untrained
     from clickherd.creative.watch import Watch
 
     stop = StopSignal()
@@ -106,6 +106,8 @@ def train(
     stages = stage or []
     if resume is not None:
         folder = resume
+        if not stages and not untrained(folder, load_config(folder)):
+            announce(f"every stage is trained already; scores and pictures: clickherd creative evaluate {folder}")
         result = resume_creative(folder, stages, device=device, threads=threads, **shared)
     else:
         flags |= {name: value for name, value in (("threads", threads), ("device", device)) if value is not None}

@@ -44,7 +44,8 @@ def _explained(error: ValidationError, kind: type[BaseModel], within: str, sourc
         )
     message = first["msg"]
     if first["type"] == "tuple_type":
-        message = "give a list, such as [64,32]"
+        given = first["input"]
+        return ConfigError(f"{where} = {given!r}: a list is needed", file=source, mend=f"Write {where}=[{given}].")
     said = message.removeprefix("Value error, ") if first["type"] == "value_error" else message.lower()
     if first["type"] == "value_error" and isinstance(first["input"], Mapping):  # settings that do not go together
         return ConfigError(f"{where}: {said}" if where else said, file=source)

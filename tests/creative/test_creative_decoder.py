@@ -180,10 +180,19 @@ def test_the_loss_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
     assert float(clear.mean()) == pytest.approx(0, abs=0.03)
     assert float(clear.std()) == pytest.approx(1, abs=0.02)
     assert float(t_B.float().mean()) == pytest.approx(599.5, abs=20)  # of a density ∝ √t
+    assert float((t_B < 100).float().mean()) == pytest.approx(0.1**1.5, abs=0.015)
+    assert int(t_B.max()) > 995
     assert float(no_z.float().mean()) == pytest.approx(0.2, abs=0.03)
     assert float(no_text.float().mean()) == pytest.approx(0.6, abs=0.03)
     assert float((no_z & no_text).float().mean()) == pytest.approx(0.12, abs=0.03)  # each for itself
     assert torch.equal(loss, decoder.loss(images, z, said, torch.Generator().manual_seed(0)))
+
+
+def test_how_much_high_noise_is_learned_is_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    decoder, asked = a_decoder(high_noise=0.0), []
+    monkeypatch.setattr(decoder, "forward", lambda x_t, t_B, *_: asked.append(t_B) or x_t)
+    decoder.loss(randn(2000, 3, 2, 2), randn(2000, D), texts(2000), torch.Generator().manual_seed(0))
+    assert float(asked[0].float().mean()) == pytest.approx(499.5, abs=20)
 
 
 @pytest.mark.parametrize(("guidance", "want"), [(1, 5.0), (0, 2.0), (2.5, 9.5)])

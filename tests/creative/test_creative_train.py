@@ -163,7 +163,6 @@ def test_a_finished_run_has_nothing_to_go_on_with(copied: Path, resume: Any, obs
     before = weights(copied)
     assert resume(copied) == load_metrics(copied)
     assert not observer.told
-    assert resume.told == [f"every stage is trained already; scores and pictures: clickherd creative evaluate {copied}"]
     assert same(weights(copied), before)
 
 
@@ -174,6 +173,11 @@ def test_single_stages_are_trained_when_they_are_named(
         train(tiny(), ["prior"])
     assert not (tmp_path / "run").exists()
     train(tiny(), ["clip"])
+    shutil.rmtree(tmp_path / "run" / "clip")
+    with pytest.raises(RunError, match=r"stage clip is not trained.*--resume .*run --stage clip"):
+        resume(tmp_path / "run", ["prior"])
+    observer.told.clear()
+    resume(tmp_path / "run", ["clip"])  # as it says
     resume(tmp_path / "run", ["decoder"])
     assert started(observer) == ["clip", "decoder"]
     assert {path.name for path in (tmp_path / "run").iterdir()} >= {"clip", "decoder"}
@@ -324,6 +328,12 @@ def test_a_folder_that_holds_no_clip_is_told(
         (own / missing).unlink()
     with pytest.raises(RunError, match=f"{says}.*own"):
         train(tiny({"clip": {"path": str(own)}}))
+
+
+def test_an_upsampler_needs_no_clip(tmp_path: Path, tiny: Tiny, train: Any) -> None:
+    sizes = {"data": {"size": 32, "number": 40}, "decoder": {"size": 16}, "upsampler": {"on": True}}
+    train(tiny(sizes), ["upsampler"])
+    assert {name.split(".")[0] for name in weights(tmp_path / "run")} == {"upsampler"}
 
 
 def test_a_run_folder_is_not_taken_for_its_clip(tmp_path: Path, tiny: Tiny, train: Any, trained: Path) -> None:

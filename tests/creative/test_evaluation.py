@@ -14,16 +14,17 @@ import numpy as np
 import pytest
 import torch
 
+from clickherd.config import merge
 from clickherd.creative import evaluation as module
 from clickherd.creative import judging
-from clickherd.creative.config import CreativeConfig
+from clickherd.creative.config import CreativeConfig, creative_config, dump
 from clickherd.creative.dataset import ImageSet
 from clickherd.creative.evaluation import Evaluation
 from clickherd.creative.judge import Judge
 from clickherd.creative.page import told
 from clickherd.creative.sources import HELD_OUT, TRAIN, VALID
 from clickherd.creative.studio import load
-from clickherd.creative.train import train_creative
+from clickherd.creative.train import load_config, train_creative
 from clickherd.errors import DataError, RunError
 from creative_scored import make_few, quickly, refuse, write_set
 
@@ -107,6 +108,7 @@ def test_the_page_shows_the_scores_and_every_sheet_offline(whole: Any) -> None:
     assert f"{100 * result['clip']['image_to_text@5']:.1f}%" in text
     assert f"{result['memorised']['ratio']:.2f}" in text
     assert said[-1] == "contact sheets"
+    assert "6 pictures: scores of fewer than 64 are mostly chance (--number, --valid)" in said
 
 
 def test_the_judge_is_trained_once_and_reused(whole: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -289,6 +291,12 @@ def test_a_run_that_is_not_trained_yet_is_told(copied: Path) -> None:
     (copied / "decoder" / "model.safetensors").unlink()
     with pytest.raises(RunError, match=r"stage decoder is not trained.*--stage decoder"):
         quickly(copied)
+    shutil.copy(copied / "clip" / "model.safetensors", copied / "decoder")  # of no decoder, but there
+    over = {"data": {"size": 32}, "decoder": {"size": 16}, "upsampler": {"on": True}}
+    config = creative_config(merge(load_config(copied).model_dump(), over))
+    (copied / "config.yaml").write_text(dump(config))
+    with pytest.raises(RunError, match=r"stage upsampler is not trained.*--stage upsampler"):
+        quickly(copied)
     assert not (copied / "judge").exists()  # no minutes are spent first
     with pytest.raises(RunError, match="no run folder"):
         quickly(copied / "clip")
@@ -303,7 +311,7 @@ def test_told_has_pictures_beside_real_images(whole: Any) -> None:
         *(f"FID by embedding alone, prior: {name}" for name in ("diffusion", "ar", "none", "image")),
         "KID likewise, prior: diffusion",
         "inversion, dB",
-        *(f"text diff 0.5: {label} asked / rest kept" for label in result["edits"]),
+        *(f"text diff 0.5: {label} asked / others kept" for label in result["edits"]),
         "diversity",
         "copies of training images",
     ]
@@ -318,7 +326,7 @@ def test_told_has_pictures_beside_real_images(whole: Any) -> None:
     assert by_name["KID likewise, prior: diffusion"][0] == f"{kid['kid']:.4f} ± {kid['kid_std']:.4f}"
     for label, by_theta in result["edits"].items():
         changed, kept = by_theta["0.5"]["changed"], min(by_theta["0.5"]["kept"].values())
-        row = by_name[f"text diff 0.5: {label} asked / rest kept"]
+        row = by_name[f"text diff 0.5: {label} asked / others kept"]
         assert row == [f"{changed:.3f} / {kept:.3f}", ""]
     assert set(result["edits"]) == set(result["real"]["seen"]) - {"all"}
     real = result["diversity"].get("real")

@@ -16,7 +16,7 @@ from clickherd.creative.dataset import ImageSet
 from clickherd.creative.images import save_png
 from clickherd.creative.studio import Studio, load
 from clickherd.errors import ConfigError, DataError, RunError
-from clickherd.runtime import threads_kept, use_threads
+from clickherd.runtime import threads_kept
 
 PROMPT, OTHER = "a photo of a red mug on the left, white background", "a photo of a blue shoe in the centre"
 FINE = {"invert_steps": 10}  # lead an untrained decoder back to a picture, over 40 dB
@@ -121,22 +121,31 @@ def test_of_the_candidates_the_one_nearest_the_text_is_taken(studio: Studio, mon
     torch.testing.assert_close((z * texts.embedding).sum(1), cosines.max(0).values)
 
 
+@torch.no_grad()
 def test_pictures_do_not_depend_on_how_many_are_made_at_once(
-    studio: Studio, picture: np.ndarray, monkeypatch: pytest.MonkeyPatch
+    studio: Studio, picture: np.ndarray, second: np.ndarray, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    several = torch.from_numpy(np.stack([picture, second, picture])).float() / 127.5 - 1
+    z, sampling = studio.clip.encode_image(several), studio.sampling({"invert_steps": 5, "decoder_steps": 2})
+
     def made() -> list[np.ndarray]:
         return [
             studio.generate([PROMPT, OTHER], 2).images,
+            studio.generate([PROMPT, OTHER], 2, prior="ar").images,
+            sampler.to_uint8(studio.inverted(several, z, sampling)),
+            sampler.to_uint8(studio.decoded(z, studio.noise([1, 2, 3]), sampling)),
             studio.vary(picture, 3, etas=(0.5,), invert_steps=5).images,
             studio.edit(picture, PROMPT, OTHER, thetas=(0.2, 0.4), invert_steps=5).images,
         ]
 
     whole = made()
     monkeypatch.setattr(sampler, "AT_ONCE", {"cpu": 2})
-    in_parts = made()
+    with threads_kept():
+        torch.set_num_threads(1)
+        in_parts = made()
     assert all(near(a, b) for a, b in zip(in_parts, whole, strict=True))
     with threads_kept():
-        use_threads(2)  # one of the parts each
+        torch.set_num_threads(2)  # one of the parts each
         assert all((a == b).all() for a, b in zip(made(), in_parts, strict=True))
 
 

@@ -131,7 +131,8 @@ def encode(config: DataConfig, folder: Path, seed: int, announce: Callable[[str]
         names = [column.removeprefix("label.") for column in frame.columns if column.startswith("label.")]
         values = {name: sorted(frame[f"label.{name}"].drop_nulls().unique().to_list()) for name in names}
         frame.write_parquet(part / "rows.parquet")
-        write_text(part / "facts.json", json.dumps({"skipped": skipped, **key, "values": values}, indent=1))
+        facts = {"skipped": skipped, **key, "values": values}  # what is looked for comes first
+        write_text(part / "facts.json", json.dumps(facts, indent=1))
     _replace(folder, fresh)
     _announce(frame, skipped, config.size, folder, announce)
     return ImageSet.load(folder)

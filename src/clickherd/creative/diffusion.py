@@ -47,9 +47,11 @@ def noised(x_0: Tensor, noise: Tensor, t_B: Tensor, target: Target) -> tuple[Ten
 
 
 def timesteps(number: int, rng: torch.Generator, high_noise: float = 0.0) -> Tensor:
-    """Timesteps to train at, int64 (number,), with a density that rises as t to the power `high_noise`.
+    """Timesteps to train at, int64 (number,) where `rng` is; their density rises as t to the power p = `high_noise`.
 
-    What a picture shows is settled while there is much noise, how fine it is while there is little.
+        t = ⌊1000 u^(1/(1 + p))⌋, u uniform, since P(t < s) = (s/1000)^(1 + p)
+
+    What a picture shows is settled while there is much noise, how fine it is while there is little (docs/log.md).
     """
     u = torch.rand(number, generator=rng, device=rng.device)
     return (TIMESTEPS * u ** (1 / (1 + high_noise))).long().clamp(max=TIMESTEPS - 1)  # u near 1 rounds up to 1,000

@@ -40,7 +40,7 @@ THETAS = (0.25, 0.35, 0.5)
 EDITED = 48  # pictures that are edited and probed
 MOST_DECIBELS = 99.0
 PROMPTS, SAMPLES = 16, 8  # for diversity
-FEW = 64  # pictures: of fewer, FID and shares are mostly chance
+FEW = 64  # pictures: of fewer, a share is known to an eighth at best
 
 Rows = np.ndarray
 
@@ -67,13 +67,13 @@ def evaluate(
         announce: told what is under way.
 
     Raises:
-        RunError: CLIP or decoder are not trained yet.
+        RunError: CLIP, decoder or upsampler are not trained yet.
         DataError: fewer than two validation images.
     """
     from clickherd.creative.page import write_page
 
     studio = load(folder, sample=sample, device=device, threads=threads)
-    for stage in ("clip", "decoder"):
+    for stage in ("clip", "decoder", *(["upsampler"] if studio.config.upsampler.on else [])):
         check_trained(studio.folder, stage)  # before a judge is trained
     evaluation = Evaluation(studio, number, seed, announce)
     result = evaluation.scores()
@@ -99,7 +99,9 @@ class Evaluation:
                 mend="Train with --set data.valid_fraction=0.1 or with --valid FILE.",
             )
         if len(self.real) < FEW:
-            self.announce(f"scores of {len(self.real)} pictures say little: {FEW} and more can be compared")
+            self.announce(
+                f"{len(self.real)} pictures: scores of fewer than {FEW} are mostly chance (--number, --valid)"
+            )
         features = "CLIP" if self.judge is None else "judge"
         if self.unread:
             self.announce(f"not judged: {'; '.join(self.unread)} ({MEND})")

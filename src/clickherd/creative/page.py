@@ -144,9 +144,9 @@ def told(result: Mapping[str, Any]) -> list[list[str]]:
     rows.append([f"KID likewise{whose}, prior: {best}", kid, ""])
     rows.append(["inversion, dB", f"{result['inversion_psnr']['inverted']:.1f}", ""])
     for label, by_theta in result["edits"].items():
-        theta, of = list(by_theta.items())[-1]
-        what = f"text diff {theta}: {label} asked / rest kept"
-        rows.append([what, f"{of['changed']:.3f} / {min(of['kept'].values()):.3f}", ""])
+        theta = max(by_theta, key=float)
+        changed, kept = by_theta[theta]["changed"], min(by_theta[theta]["kept"].values())
+        rows.append([f"text diff {theta}: {label} asked / others kept", f"{changed:.3f} / {kept:.3f}", ""])
     rows.append([f"diversity{whose}", f"{result['diversity']['made']:.3f}", _or_dash(result["diversity"].get("real"))])
     rows.append(
         [

@@ -33,7 +33,7 @@ from clickherd.settings import validated
 from clickherd.workers import Workers
 
 PriorName = Literal["diffusion", "ar", "none"]
-AT_ONCE = {"cpu": 32, "cuda": 64}  # pictures that go through a network together; on a CPU, by one thread (loop.py)
+AT_ONCE = {"cpu": 32, "cuda": 64}  # pictures at most that go through a network together
 
 
 @dataclass
@@ -196,7 +196,12 @@ class Sampler:
         return noise_of((3, self.config.decoder_size, self.config.decoder_size), keys, self.device)
 
     def _in_parts(self, work: Callable[[slice], Tensor], number: int) -> Tensor:
-        """`work` on so many pictures, some at a time; on a CPU with a thread for each part."""
+        """`work` on so many pictures, some at a time.
+
+        On a CPU several parts are shared out among as many threads, which each take the next one; how pictures are
+        parted does not depend on the number of threads, so that it does not change them.
+        """
+        assert number
         count = math.ceil(number / AT_ONCE[self.device.type])
         parts = [slice(number * i // count, number * (i + 1) // count) for i in range(count)]  # even, however many
         threads = torch.get_num_threads() if self.device.type == "cpu" else 1

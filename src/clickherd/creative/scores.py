@@ -61,7 +61,8 @@ def kid(
     Args:
         real_ND: features of real images.
         generated_ND: features of generated images, as many.
-        subsets: how many pairs of subsets are drawn, each without replacement and of other rows than the other.
+        subsets: how many pairs of subsets are drawn, each without replacement; the two have no row in common where
+            2m ≤ N.
         subset_size: m; by default half of the rows, 1,000 at most.
         seed: of the subsets.
 

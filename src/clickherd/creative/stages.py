@@ -232,7 +232,9 @@ def _filled(folder: Path, name: str, module: Module) -> Module:
     check_trained(folder, name)
     file = folder / name / "model.safetensors"
     tensors, facts = checkpoint.load(file)
-    mend = "The run's config.yaml, its clip folder and this file must belong together."
+    mend = (
+        "The run's config.yaml, its clip folder and this file must belong together, and be of one version of clickherd."
+    )
     if facts != _facts(module):
         raise RunError(f"trained with {facts}, and the settings say {_facts(module)}", file=file, mend=mend)
     wanted = module.state_dict()

@@ -46,8 +46,8 @@ def train_creative(
         What metrics.json holds.
 
     Raises:
-        RunError: the folder is there already.
-        ConfigError: no such stage, or the device is not there.
+        RunError: the folder is there already, or that of a given CLIP holds none.
+        ConfigError: no such stage, one that needs a CLIP which there is not, or the device is not there.
         DataError: the images or captions are at fault.
         Interrupted: `should_stop` said so; `resume_creative` goes on.
     """
@@ -59,9 +59,10 @@ def train_creative(
             mend=f"Choose another --out, or go on with: clickherd creative train --resume {folder}",
         )
     _checked(stages, config)
-    if stages and "clip" not in stages and config.clip.path is None:
+    lacking = [name for name in stages if name not in ("clip", "upsampler")]  # an upsampler sees pixels alone
+    if lacking and "clip" not in stages and config.clip.path is None:
         raise ConfigError(
-            f"stage {stages[0]} of a new run needs a CLIP", mend="Add --stage clip, or give a trained one with --clip."
+            f"stage {lacking[0]} of a new run needs a CLIP", mend="Add --stage clip, or give a trained one with --clip."
         )
     check_machine(config)
     if config.clip.path is not None:
@@ -214,10 +215,7 @@ def _train(
 
     if config.clip.path is not None and not is_trained(folder, "clip"):
         save_stage(folder, "clip", load_clip(Path(config.clip.path)))
-    left = [name for name in _wanted(stages, config) if not is_trained(folder, name)]
-    if not left and not stages:
-        announce(f"every stage is trained already; scores and pictures: clickherd creative evaluate {folder}")
-    for name in left:
+    for name in untrained(folder, config, stages):
         with seeded(config.seed):  # of the networks' first weights
             stage = workshop.stage(name, trained_clip)
         try:
@@ -244,10 +242,10 @@ def _train(
     return load_metrics(folder)
 
 
-def _wanted(stages: Sequence[str], config: CreativeConfig) -> list[str]:
-    """The stages asked for in their order; all that the run has when none is named."""
+def untrained(folder: Path, config: CreativeConfig, stages: Sequence[str] = ()) -> list[str]:
+    """Which of the stages (all that the run has when none is named) are not trained yet, in their order."""
     has = [name for name in STAGES if name != "upsampler" or config.upsampler.on]
-    return [name for name in has if not stages or name in stages]
+    return [name for name in has if (not stages or name in stages) and not is_trained(folder, name)]
 
 
 def _resume_command(folder: Path, stages: Sequence[str]) -> str:

@@ -11,6 +11,7 @@ import pytest
 
 if TYPE_CHECKING:  # diffusers and transformers load for the tests that need them
     from clickherd.creative.config import CreativeConfig
+    from clickherd.creative.dataset import ImageSet
     from clickherd.creative.studio import Studio
 
 _TOWER = {"width": 16, "layers": 1, "heads": 2}
@@ -91,7 +92,6 @@ def studio(trained: Path) -> Studio:
 @pytest.fixture
 def run_of(tmp_path: Path, tiny: Callable[..., CreativeConfig], observer: Any) -> Callable[..., Path]:
     """`run_of(source, setting=…)`: a run of CLIP and decoder on a user's own images."""
-
     from clickherd.creative.train import train_creative
 
     def make(source: Path, **data: Any) -> Path:
@@ -102,3 +102,17 @@ def run_of(tmp_path: Path, tiny: Callable[..., CreativeConfig], observer: Any) -
         return tmp_path / "run"
 
     return make
+
+
+@pytest.fixture
+def read(tmp_path: Path) -> Callable[..., ImageSet]:
+    """`read(source, setting=…)`, in a folder of the test's own; what was announced is in `read.told`."""
+    from clickherd.creative.dataset import encode
+    from clickherd.creative.sources import DataConfig
+
+    def call(source: Path | str, folder: str = "encoded", seed: int = 0, **settings: Any) -> ImageSet:
+        config = DataConfig(source=str(source), size=8, **settings)
+        call.told = []
+        return encode(config, tmp_path / folder, seed, call.told.append)
+
+    return call

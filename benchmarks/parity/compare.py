@@ -14,12 +14,13 @@ from typing import Any
 
 import torch
 from fuxictr.features import FeatureMap
-from torch import nn
+from torch import Tensor, nn
 
 from clickherd.layers.embedding import EmbeddingTable
+from clickherd.layers.sequences import SequenceRows
 from clickherd.models import CTRModel
-from parity import adapters, adapters_final, adapters_interaction  # noqa: F401  (they register their cases)
-from parity.registry import CASES, FIELDS, Case, Weights
+from parity import adapters, adapters_final, adapters_interaction, adapters_sequence  # noqa: F401  (they register)
+from parity.registry import CASES, FIELDS, HISTORY, LENGTH, TARGET, Case, Weights
 
 ROWS = 256
 
@@ -44,8 +45,13 @@ def compare(case: Case, checkout: Path) -> dict[str, Any]:
     ids_BF = torch.stack([torch.randint(size, (ROWS,), dtype=torch.int32) for size in FIELDS.values()], dim=1)
     offsets_F = torch.tensor([0, *FIELDS.values()][:-1], dtype=torch.int32).cumsum(0, dtype=torch.int32)
     rows_BFD, wide_B = table.gather(ids_BF + offsets_F)
-    logits_B = net(rows_BFD.double(), wide_B.double(), torch.empty(ROWS, 0, dtype=torch.float64))
     batch = {field: ids_BF[:, j] for j, field in enumerate(FIELDS)}
+    inputs = [rows_BFD.double(), wide_B.double(), torch.empty(ROWS, 0, dtype=torch.float64)]
+    if case.sequence:
+        batch[HISTORY], sequence = history(table, int(offsets_F[list(FIELDS).index(TARGET)]))
+        logits_B = net(*inputs, (sequence,))
+    else:
+        logits_B = net(*inputs)
     difference = float((logits_B - peer(batch)["y_pred"].squeeze(1)).abs().max())
     return {
         "model": case.model,
@@ -58,10 +64,21 @@ def compare(case: Case, checkout: Path) -> dict[str, Any]:
     }
 
 
+def history(table: EmbeddingTable, offset: int) -> tuple[Tensor, SequenceRows]:
+    """Histories of 1 to `LENGTH` ids: padded with 0, which is no id of them, as theirs are; and as ours are."""
+    ids_BL = torch.randint(1, FIELDS[TARGET], (ROWS, LENGTH), dtype=torch.int32)
+    lengths_B = torch.randint(1, LENGTH + 1, (ROWS,))
+    real_BL = torch.arange(LENGTH) < lengths_B[:, None]
+    rows_N1D, _ = table.gather(ids_BL[real_BL][:, None] + offset)
+    offsets = torch.cat([torch.zeros(1, dtype=torch.int64), lengths_B.cumsum(0)])
+    sequence = SequenceRows(rows_N1D.squeeze(1).double(), offsets, list(FIELDS).index(TARGET))
+    return ids_BL * real_BL, sequence
+
+
 def ours(case: Case) -> tuple[CTRModel, EmbeddingTable]:
     """The network in float64 and the table, every weight at random."""
     config = case.config
-    net = config.build(len(FIELDS), 0).double().eval()
+    net = config.build(len(FIELDS), 0, **({"num_sequences": 1} if case.sequence else {})).double().eval()
     for weight in net.parameters():
         weight.add_(0.1 * torch.randn_like(weight))
     for name, buffer in net.named_buffers():  # the running averages of batch norm
@@ -82,7 +99,7 @@ def theirs(case: Case, checkout: Path, weights: Weights) -> nn.Module:
     spec.loader.exec_module(module)
     with tempfile.TemporaryDirectory() as folder:
         peer: nn.Module = getattr(module, case.peer)(
-            feature_map(folder, case.config.embedding_dim),
+            feature_map(folder, case),
             embedding_dim=case.config.embedding_dim,
             task="regression",
             optimizer="adam",
@@ -100,15 +117,18 @@ def theirs(case: Case, checkout: Path, weights: Weights) -> nn.Module:
     return peer
 
 
-def feature_map(folder: str, embedding_dim: int) -> FeatureMap:
+def feature_map(folder: str, case: Case) -> FeatureMap:
     """The description of the columns that FuxiCTR's preprocessing would have written."""
     described = FeatureMap("parity", folder)
     for name, size in FIELDS.items():
         described.features[name] = {"source": "", "type": "categorical", "vocab_size": size}
+    if case.sequence:
+        of_history = {"source": "", "type": "sequence", "vocab_size": FIELDS[TARGET], "max_len": LENGTH}
+        described.features[HISTORY] = {**of_history, "share_embedding": TARGET}
     described.labels = ["label"]
     described.num_fields = described.get_num_fields()
     described.total_features = sum(FIELDS.values())
-    described.default_emb_dim = embedding_dim
+    described.default_emb_dim = case.config.embedding_dim
     described.set_column_index()
     return described
 

@@ -14,6 +14,7 @@ from clickherd.models import MODELS, ModelConfig
 FIELDS = {f"field_{i}": size for i, size in enumerate([7, 11, 3, 20, 5, 2, 13])}  # name → number of ids
 EMBEDDING_DIM = 4
 HIDDEN = [16, 8]
+HISTORY, TARGET, LENGTH = "history", "field_3", 5  # a sequence of the target's ids, for models that take one
 State = dict[str, Tensor]
 
 
@@ -68,6 +69,7 @@ class Case:
     options: dict[str, Any]  # of the class
     adapter: Callable[[Weights], State]
     remark: str
+    sequence: bool  # whether the rows have a history
 
 
 CASES: list[Case] = []
@@ -82,6 +84,7 @@ def case(
     *,
     form: Mapping[str, Any] | None = None,
     remark: str = "",
+    sequence: bool = False,
 ) -> Callable[[Adapter], Adapter]:
     """Register a comparison: `settings` only make the network small, `form` makes it what FuxiCTR's is."""
     kind, form = MODELS[model], dict(form or {})
@@ -92,7 +95,7 @@ def case(
     peer = source.rsplit("/", 1)[-1].removesuffix(".py")
 
     def register(adapter: Adapter) -> Adapter:
-        CASES.append(Case(model, config, form, peer, source, dict(options), adapter, remark))
+        CASES.append(Case(model, config, form, peer, source, dict(options), adapter, remark, sequence))
         return adapter
 
     return register

@@ -77,3 +77,28 @@ def dcnv2_stacked(w: Weights) -> State:
         **w.under("mlp.layers", "stacked_dnn.mlp"),
         **w.under("head", "fc"),
     }
+
+
+@case(
+    "dcnv2_mix",
+    "DCNv2/src/DCNv2.py",
+    {
+        "use_low_rank_mixture": True,
+        "low_rank": 3,
+        "num_experts": 2,
+        "num_cross_layers": 1,
+        "parallel_dnn_hidden_units": HIDDEN,
+    },
+    {"rank": 3, "num_experts": 2},
+    form={"num_cross_layers": 1},
+    remark="FuxiCTR's layers have the gates in common: of one layer it is the same",
+)
+def dcnv2_mix(w: Weights) -> State:
+    return {
+        **w.embedding("embedding_layer"),
+        **{f"crossnet.{name[0]}_list.0": w[f"cross.0.{name}"] for name in ("U_ENR", "V_ENR", "C_ESR")},
+        **{f"crossnet.gating.{i}.weight": gate[None] for i, gate in enumerate(w["cross.0.gate.weight"])},
+        "crossnet.bias.0": w["cross.0.bias_N"][:, None],
+        **w.under("mlp.layers", "parallel_dnn.mlp"),
+        **w.under("head", "fc"),
+    }

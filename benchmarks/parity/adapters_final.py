@@ -1,4 +1,4 @@
-"""MaskNet, FinalMLP and FinalNet. `adapters` says what an adapter is."""
+"""MaskNet, FinalMLP, FinalNet and FCN. `adapters` says what an adapter is."""
 
 from __future__ import annotations
 
@@ -144,3 +144,19 @@ def finalnet(w: Weights) -> State:
 )
 def finalnet_of_one_block(w: Weights) -> State:
     return w.embedding("embedding_layer") | interactions(w, "block", "block1", "fc1", 2, batch_norm=False)
+
+
+@case(
+    "fcn",
+    "../../FCN/src/DCNv3.py",  # beside FuxiCTR's repository
+    {"num_deep_cross_layers": 3, "num_shallow_cross_layers": 4, "deep_net_dropout": 0, "shallow_net_dropout": 0},
+    remark="the authors' code, which calls it DCNv3",
+)
+def fcn(w: Weights) -> State:
+    state = w.embedding("embedding_layer.embedding_layer")
+    for ours, theirs, head, layers in (("exponential", "ECN", "dfc", 3), ("linear", "LCN", "sfc", 4)):
+        state |= w.under(f"{ours}.cross", f"{theirs}.w")
+        state |= w.under(f"{ours}.norm", f"{theirs}.layer_norm")
+        state |= w.under(f"{ours}.head", f"{theirs}.{head}")
+        state |= {f"{theirs}.b.{i}": w[f"{ours}.bias.{i}"] for i in range(layers)}
+    return state

@@ -1,13 +1,15 @@
 """Whether clickherd's networks are FuxiCTR's: the same weights and the same rows must give the same logits.
 
     git clone https://github.com/reczoo/FuxiCTR benchmarks/.envs/FuxiCTR
+    git clone https://github.com/salmon1802/FCN benchmarks/.envs/FCN
     python benchmarks/parity/fuxictr.py [MODEL …]
 
 FuxiCTR's wheel carries the parts of its models; their classes are in the model zoo of its repository, of which the
-first command makes a copy. Both libraries run in one environment, which is made under benchmarks/.envs when missing.
-Every weight of clickherd's network and table is drawn at random and copied to FuxiCTR's; a random batch then goes
-through both in evaluation mode, in float64. What FuxiCTR has beyond the paper is turned off or set to zero, as the
-adapters beside this file say; where clickherd's default is another form of the network, the case names the setting.
+first command makes a copy. FCN is not among them: its authors' code, which is made of the same parts, lies beside it.
+Both libraries run in one environment, which is made under benchmarks/.envs when missing. Every weight of clickherd's
+network and table is drawn at random and copied to FuxiCTR's; a random batch then goes through both in evaluation mode,
+in float64. What FuxiCTR has beyond the paper is turned off or set to zero, as the adapters beside this file say; where
+clickherd's default is another form of the network, the case names the setting.
 
 Without a MODEL all cases run, and the table is written. The exit status is 1 if a difference is more than rounding.
 """
@@ -38,12 +40,16 @@ def main() -> int:
     args = read_arguments()
     if not (args.checkout / "model_zoo").is_dir():
         sys.exit(f"no FuxiCTR in {args.checkout}: git clone https://github.com/reczoo/FuxiCTR {args.checkout}")
+    authors = args.checkout.parent / "FCN"
+    if not (authors / "src").is_dir() and (not args.models or "fcn" in args.models):
+        sys.exit(f"no FCN in {authors}: git clone https://github.com/salmon1802/FCN {authors}")
     FUXICTR_WITH_CLICKHERD.make()
     packages = FUXICTR_WITH_CLICKHERD.packages()
     result = {
         "packages": {name: packages[name] for name in ("fuxictr", "torch", "numpy", "numba")},
         "clickherd_commit": host.commit(),
         "fuxictr_commit": git(args.checkout, "rev-parse", "--short=12", "HEAD"),
+        "fcn_commit": git(authors, "rev-parse", "--short=12", "HEAD"),
         "cases": compared(args.checkout, args.models),
     }
     text = table(result)
@@ -87,8 +93,8 @@ def table(result: Mapping[str, Any]) -> str:
     """The result in Markdown."""
     packages = result["packages"]
     first = (
-        f"FuxiCTR {packages['fuxictr']}, models of its repository at commit {result['fuxictr_commit']}; "
-        f"torch {packages['torch']}, float64, evaluation mode.\n"
+        f"FuxiCTR {packages['fuxictr']}, models of its repository at commit {result['fuxictr_commit']}, "
+        f"FCN of its authors' at {result['fcn_commit']}; torch {packages['torch']}, float64, evaluation mode.\n"
         "Command: `python benchmarks/parity/fuxictr.py`\n"
     )
     rows = [
@@ -106,7 +112,7 @@ def table(result: Mapping[str, Any]) -> str:
     head = [
         "model",
         "form",
-        "FuxiCTR's class",
+        "peer's class",
         "largest difference of a logit",
         "logits' standard deviation",
         "weights compared",

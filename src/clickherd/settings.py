@@ -42,10 +42,10 @@ def _explained(error: ValidationError, kind: type[BaseModel], within: str, sourc
         return ConfigError(
             f"unknown setting {where!r}", file=source, mend=did_you_mean(path[-1], list(group.model_fields))
         )
-    message = first["msg"]
     if first["type"] == "tuple_type":
         given = first["input"]
         return ConfigError(f"{where} = {given!r}: a list is needed", file=source, mend=f"Write {where}=[{given}].")
+    message = first["msg"]
     said = message.removeprefix("Value error, ") if first["type"] == "value_error" else message.lower()
     if first["type"] == "value_error" and isinstance(first["input"], Mapping):  # settings that do not go together
         return ConfigError(f"{where}: {said}" if where else said, file=source)

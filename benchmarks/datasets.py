@@ -82,6 +82,26 @@ def held_out(frame: pl.DataFrame, *tenths: int) -> tuple[pl.DataFrame, ...]:
     return frame.filter(~number.is_in(tenths)), *(frame.filter(number == tenth) for tenth in tenths)
 
 
+def movielens_ratings(folder: Path) -> pl.DataFrame:
+    """MovieLens-1M's ratings that have a label, each user's in order of time, with what is known of user and film."""
+    users, movies = (pl.read_parquet(folder / f"movielens_1m/{name}.parquet") for name in ("users", "movies"))
+    year = pl.col("title").str.extract(r"\((\d{4})\)$")
+    return (
+        pl.read_parquet(folder / "movielens_1m/interactions.parquet")
+        .drop_nulls("label")
+        .sort("user_id", "chrono_pos")
+        .with_columns(pl.col("user_id", "movie_id").cast(pl.String))
+        .join(users, on="user_id", how="left", maintain_order="left")
+        .join(movies.with_columns(year=year), on="movie_id", how="left", maintain_order="left")
+    )
+
+
+def read_movielens_by_time(folder: Path) -> Splits:
+    ratings = movielens_ratings(folder)
+    train, valid, test = (ratings.filter(pl.col("time_split") == part) for part in ("train", "valid", "test"))
+    return train, valid, test
+
+
 def read_open_bandit(folder: Path) -> Splits:
     train, valid, test = held_out(pl.read_parquet(folder / "open_bandit_40k/random_men.parquet"), 8, 9)
     return train, valid, test
@@ -115,6 +135,11 @@ DATA_SETS = {
         Roles("label", categorical=MOVIELENS, multi=("genres",)),
         files("movielens_1m/flat_train", "movielens_1m/flat_valid", "movielens_1m/flat_test"),
         "rating of 4 or 5 as a click; random split",
+    ),
+    "movielens_1m_time": DataSet(
+        Roles("label", categorical=MOVIELENS, multi=("genres",)),
+        read_movielens_by_time,
+        "rating of 4 or 5 as a click; the first 80% of all ratings train, the next 10% validate, the last 10% test",
     ),
     "frappe_x1": DataSet(
         Roles("label", categorical=FRAPPE),

@@ -25,7 +25,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 import host
 import polars as pl
 from baselines import Roles, gradient_boosting, tree_features
-from datasets import root
+from datasets import MOVIELENS as CATEGORICAL
+from datasets import movielens_ratings, root
 from tables import mean_std
 
 from clickherd.config import merge, resolve
@@ -34,7 +35,6 @@ from clickherd.runtime import precision_on
 
 LENGTH = 20
 SPLITS = ("train", "valid", "test")
-CATEGORICAL = ("user_id", "movie_id", "gender", "age", "occupation", "zip", "year")
 HISTORY = {"data": {"sequences": {"liked": "movie_id"}, "max_length": LENGTH}}
 WITHOUT = {"data": {"roles": {"liked": "ignored"}}}
 WITH_HISTORY: dict[str, dict[str, Any]] = {
@@ -72,7 +72,7 @@ def main() -> None:
     results["machine"] = host.describe(("torch", "numba", "lightgbm"))
     results["command"] = host.command()
     done = {(run["model"], run["seed"]) for run in results["runs"]}
-    rows = split(read(root() / "movielens_1m"))
+    rows = split(read(root()))
     with tempfile.TemporaryDirectory() as folder:
         files = {name: Path(folder) / f"{name}.parquet" for name in SPLITS}
         for frame, file in zip(rows, files.values(), strict=True):
@@ -101,19 +101,7 @@ def arguments() -> argparse.Namespace:
 
 def read(folder: Path) -> pl.DataFrame:
     """The ratings in each user's order of time, with what is known of user and film, and the films liked before."""
-    text = pl.col("user_id", "movie_id").cast(pl.String)
-    users, movies = (pl.read_parquet(folder / f"{name}.parquet") for name in ("users", "movies"))
-    year = pl.col("title").str.extract(r"\((\d{4})\)$")
-    return (
-        pl.read_parquet(folder / "interactions.parquet")
-        .drop_nulls("label")
-        .sort("user_id", "chrono_pos")
-        .pipe(with_liked)
-        .with_columns(text)
-        .join(users, on="user_id", how="left", maintain_order="left")
-        .join(movies.with_columns(year=year), on="movie_id", how="left", maintain_order="left")
-        .select("label", *CATEGORICAL, "genres", "liked")
-    )
+    return movielens_ratings(folder).pipe(with_liked).select("label", *CATEGORICAL, "genres", "liked")
 
 
 def with_liked(ratings: pl.DataFrame) -> pl.DataFrame:

@@ -1,7 +1,7 @@
 """Trainings of one DeepFM on MovieLens-1M that differ in a single thing, kept as they come, and the table of them.
 
-The network is small (128-128), the split random, settings are the defaults but for what a run changes; eight
-epochs without early stopping. A run's validation AUC is that of its best epoch, and so are its test scores.
+The network is small (128-128), settings are the defaults but for what a run changes; eight epochs without early
+stopping. A run's validation AUC is that of its best epoch, and so are its test scores.
 """
 
 from __future__ import annotations
@@ -11,14 +11,15 @@ import json
 import multiprocessing
 import shlex
 import tempfile
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from contextlib import contextmanager
 from datetime import date
 from pathlib import Path
 from typing import Any
 
 import host
-from datasets import root
+from datasets import DATA_SETS, root
 from tables import mean_std
 
 from clickherd.config import merge, resolve
@@ -31,14 +32,34 @@ from clickherd.runtime import seeded, use_threads
 from clickherd.train import LearnerOf, Trainer
 
 BASE = 1024
+PARTS = ("train", "valid", "test")
+TITLES = {
+    "random": "random split",
+    "time": "the first 80% of all ratings train, the next 10% validate, the last 10% test",
+}
+Files = tuple[str, str, str]  # of the training, validation and test rows
 
 
-def source() -> dict[str, Any]:
-    """The settings that all runs have in common."""
-    folder = root() / "movielens_1m"
-    files = {part: [str(folder / f"flat_{part}.parquet")] for part in ("train", "valid", "test")}
+@contextmanager
+def split_files(split: str) -> Iterator[Files]:
+    """The rows of a split: drawn at random, as they come, or the log cut at two moments, written for the time being."""
+    if split == "random":
+        train, valid, test = (str(root() / f"movielens_1m/flat_{part}.parquet") for part in PARTS)
+        yield train, valid, test
+        return
+    frames, _ = DATA_SETS["movielens_1m_time"].splits()
+    with tempfile.TemporaryDirectory() as folder:
+        train, valid, test = (f"{folder}/{part}.parquet" for part in PARTS)
+        for frame, file in zip(frames, (train, valid, test), strict=True):
+            frame.write_parquet(file)
+        yield train, valid, test
+
+
+def settings_of(files: Files) -> dict[str, Any]:
+    """The settings that all runs on these rows have in common."""
+    train, valid, test = files
     return {
-        "source": {"data": files.pop("train"), **files},
+        "source": {"data": [train], "valid": [valid], "test": [test]},
         "data": {"label": "label"},
         "model": {"name": "deepfm", "mlp": {"hidden_units": [128, 128]}},
         "train": {"epochs": 8, "patience": None},
@@ -46,16 +67,17 @@ def source() -> dict[str, Any]:
 
 
 @functools.cache
-def prepared() -> Prepared:
+def prepared(files: Files) -> Prepared:
     """The encoded rows, encoded once a process."""
-    return prepare_sources(resolve(source()), lambda *_: None)
+    return prepare_sources(resolve(settings_of(files)), lambda *_: None)
 
 
 def train(
-    rows: Prepared, optim: Mapping[str, Any], size: int, seed: int, learner_of: LearnerOf = Learner
+    files: Files, optim: Mapping[str, Any], size: int, seed: int, learner_of: LearnerOf = Learner
 ) -> dict[str, Any]:
     """One run."""
-    config = resolve(merge(source(), {"optim": dict(optim), "train": {"batch_size": size, "seed": seed}}))
+    config = resolve(merge(settings_of(files), {"optim": dict(optim), "train": {"batch_size": size, "seed": seed}}))
+    rows = prepared(files)
     with seeded(seed), tempfile.TemporaryDirectory() as folder:
         model = ClickModel(config.model, rows.encoder.layout, init_std=config.optim.init_std)
         assert rows.valid is not None
@@ -119,11 +141,13 @@ class Results:
         places = {json.dumps(key): place for place, key in enumerate(order)}
         self.runs.sort(key=lambda run: places.get(json.dumps(tuple(run[name] for name in self.key)), -1))
 
-    def write_table(self, columns: tuple[str, ...], scored: list[dict[str, Any]] | None = None) -> None:
+    def write_table(
+        self, columns: tuple[str, ...], scored: list[dict[str, Any]] | None = None, split: str = "random"
+    ) -> None:
         """A line for every setting of `columns`, over its seeds."""
         machine = self.content["machine"]
         lines = [
-            "DeepFM (128-128), MovieLens-1M, random split.",
+            f"DeepFM (128-128), MovieLens-1M, {TITLES[split]}.",
             f"{machine['cpu']}, {machine['cores']} cores; {machine['date']}.",
             f"Command: `{shlex.join(host.command())}`",
             "",

@@ -32,7 +32,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 import host
 import torch
-from movielens import Results, prepared, train
+from movielens import Files, Results, split_files, train
 from torch import Tensor
 
 from clickherd.config import Config
@@ -216,10 +216,11 @@ def main() -> None:
     first, *others = args.seeds
     wanted = [key(rule, {}, seed) for rule in RULES for seed in args.seeds]
     wanted += [key(name, settings, first) for name in args.rivals for settings in RIVALS[name][1]]
-    results.run_all(wanted, run, args.jobs, args.threads)
-    best = {name: best_settings(results, name, first) for name in args.rivals}
-    chosen = [key(name, best[name], seed) for name in args.rivals for seed in others]
-    results.run_all([*wanted, *chosen], run, args.jobs, args.threads)
+    with split_files("random") as files:
+        results.run_all(wanted, partial(run, files), args.jobs, args.threads)
+        best = {name: best_settings(results, name, first) for name in args.rivals}
+        chosen = [key(name, best[name], seed) for name in args.rivals for seed in others]
+        results.run_all([*wanted, *chosen], partial(run, files), args.jobs, args.threads)
     scored = [run for run in results.runs if run["settings"] == best.get(run["rival"], {})]
     results.write_table(("rival", "settings"), [shown(run) for run in scored])
 
@@ -235,16 +236,16 @@ def best_settings(results: Results, name: str, seed: int) -> dict[str, float]:
     return settings
 
 
-def run(rival: str, settings: dict[str, float], seed: int) -> dict[str, Any]:
+def run(files: Files, rival: str, settings: dict[str, float], seed: int) -> dict[str, Any]:
     """One training."""
     if rival in RULES:
-        return train(prepared(), {"rule": rival}, SIZE, seed)
+        return train(files, {"rule": rival}, SIZE, seed)
     optim: dict[str, Any] = {"rule": "none", "learning_rate": scaled(OptimConfig(), SIZE).learning_rate}
     if rival == "MEDA":
         optim |= {"averaging": None}
     if rival in ("Helen", "MEDA"):
         optim |= {"embedding_learning_rate": settings["rate"]}
-    return train(prepared(), optim, SIZE, seed, partial(RIVALS[rival][0], settings))
+    return train(files, optim, SIZE, seed, partial(RIVALS[rival][0], settings))
 
 
 def shown(run: dict[str, Any]) -> dict[str, Any]:

@@ -1,10 +1,12 @@
 """What each part of the rule `root` is worth, does the clip clip, and which half of a model suffers from a large batch.
 
-    CLICKHERD_DATA=FOLDER python benchmarks/rule_parts.py [--batch-size 65536] [--seeds 0 1 2] [--variants …]
+    CLICKHERD_DATA=FOLDER python benchmarks/rule_parts.py [--split time] [--batch-size 65536] [--seeds 0 1 2]
+        [--variants …]
 
 One thing at a time is changed (`movielens.py` has what is common); runs are kept in benchmarks/results, in
-rule-parts.json. `root` keeps 1/s of what the gradients of a field have in common; the variants that are not about that
-share keep nothing of it, as the rule did when they were first measured. On this log that is the same.
+rule-parts.json, those of the split by time in rule-parts-time.json. `root` keeps 1/s of what the gradients of a field
+have in common; the variants that are not about that share keep nothing of it, as the rule did when they were first
+measured. On this log that is the same.
 
 In `dense once a batch` and `embedding once a batch` only one half of the model sees a large batch: the other half takes
 a step of its own at each of the s base batches in it. Where a rule clips, the share of rows that were clipped is kept
@@ -14,6 +16,7 @@ by how often the batch held them.
 from __future__ import annotations
 
 import argparse
+import functools
 import math
 import sys
 from collections.abc import Iterator
@@ -27,11 +30,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 import host
 import torch
-from movielens import BASE, Results, prepared, train
+from movielens import BASE, TITLES, Files, Results, split_files, train
 from torch import Tensor
 
 from clickherd.config import Config
-from clickherd.data.prepare import Prepared
 from clickherd.device_store import Epoch
 from clickherd.learner import Learner
 from clickherd.network import ClickModel, micro_batches
@@ -88,18 +90,21 @@ VARIANTS = (
 
 def main() -> None:
     args = arguments()
-    results = Results(args.out / "rule-parts.json", ("variant", "batch_size", "seed"))
+    name = "rule-parts.json" if args.split == "random" else f"rule-parts-{args.split}.json"
+    results = Results(args.out / name, ("variant", "batch_size", "seed"))
     wanted = [
         {"variant": variant, "batch_size": BASE if variant in SMALL else args.batch_size, "seed": seed}
         for seed in args.seeds
         for variant in args.variants
     ]
-    results.run_all(wanted, run, args.jobs, args.threads)
-    results.write_table(("variant", "batch_size"))
+    with split_files(args.split) as files:
+        results.run_all(wanted, functools.partial(run, files), args.jobs, args.threads)
+    results.write_table(("variant", "batch_size"), split=args.split)
 
 
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--split", choices=TITLES, default="random")
     parser.add_argument("--batch-size", type=int, default=65_536)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--variants", nargs="+", default=VARIANTS, choices=VARIANTS)
@@ -109,24 +114,23 @@ def arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def run(variant: str, batch_size: int, seed: int) -> dict[str, Any]:
+def run(files: Files, variant: str, batch_size: int, seed: int) -> dict[str, Any]:
     """One variant's training."""
-    rows, size = prepared(), batch_size
     if variant in HALVES:
         slow = variant.split(maxsplit=1)[0]
         with rule("root"):
-            return train(rows, {"averaging": None}, size, seed, lambda *of: HalfLarge(*of, slow=slow))
+            return train(files, {"averaging": None}, batch_size, seed, lambda *of: HalfLarge(*of, slow=slow))
     if variant in CLIPPED:
         with rule("cowclip"):
-            clip = {"clip": CLIPPED[variant]["clip"] / size} if CLIPPED[variant] else {}
-            return count_clipped(rows, {"rule": "cowclip", **clip}, size, seed)
+            clip = {"clip": CLIPPED[variant]["clip"] / batch_size} if CLIPPED[variant] else {}
+            return count_clipped(files, {"rule": "cowclip", **clip}, batch_size, seed)
     if variant.startswith("CowClip as published"):
-        return count_clipped(rows, PUBLISHED, size, seed)
+        return count_clipped(files, PUBLISHED, batch_size, seed)
     if variant in SHARES:
         with rule("root", **{"common": scaling.COMMON["root"], **SHARES[variant]}):
-            return train(rows, {}, size, seed)
+            return train(files, {}, batch_size, seed)
     with rule("root", **PARTS.get(variant, {})):
-        return train(rows, OPTIM.get(variant, {}), size, seed)
+        return train(files, OPTIM.get(variant, {}), batch_size, seed)
 
 
 @contextmanager
@@ -146,10 +150,10 @@ def rule(
         yield
 
 
-def count_clipped(rows: Prepared, optim: dict[str, Any], size: int, seed: int) -> dict[str, Any]:
+def count_clipped(files: Files, optim: dict[str, Any], size: int, seed: int) -> dict[str, Any]:
     """A run that keeps, beside its scores, which rows were clipped."""
     made: list[Counting] = []
-    found = train(rows, optim, size, seed, lambda *of: counting(*of, made))
+    found = train(files, optim, size, seed, lambda *of: counting(*of, made))
     return found | {"clipped": made[-1].shares()}
 
 

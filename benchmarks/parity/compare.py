@@ -5,6 +5,7 @@ Shapes: B rows, F fields.
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 import json
 import sys
@@ -19,7 +20,13 @@ from torch import Tensor, nn
 from clickherd.layers.embedding import EmbeddingTable
 from clickherd.layers.sequences import SequenceRows
 from clickherd.models import CTRModel
-from parity import adapters, adapters_final, adapters_interaction, adapters_sequence  # noqa: F401  (they register)
+from parity import (  # noqa: F401  (they register)
+    adapters,
+    adapters_final,
+    adapters_interaction,
+    adapters_rankmixer,
+    adapters_sequence,
+)
 from parity.registry import CASES, FIELDS, HISTORY, LENGTH, TARGET, Case, Weights
 
 ROWS = 256
@@ -40,6 +47,7 @@ def compare(case: Case, checkout: Path) -> dict[str, Any]:
     """The largest difference of a logit, and how many weights of ours went into it."""
     torch.manual_seed(0)
     net, table = ours(case)
+    case.prepare(net)
     weights = Weights(net.state_dict(), table.weight, case.config)
     peer = theirs(case, checkout, weights)
     ids_BF = torch.stack([torch.randint(size, (ROWS,), dtype=torch.int32) for size in FIELDS.values()], dim=1)
@@ -90,13 +98,22 @@ def ours(case: Case) -> tuple[CTRModel, EmbeddingTable]:
 
 
 def theirs(case: Case, checkout: Path, weights: Weights) -> nn.Module:
-    """FuxiCTR's network with those weights; it returns logits, as for a regression."""
+    """The peer's network with those weights; it returns logits, as for a regression."""
     path = checkout / "model_zoo" / case.source
     spec = importlib.util.spec_from_file_location(f"fuxictr_zoo_{path.stem}", path)
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
+    peer = (case.build or functools.partial(of_fuxictr, case))(module).double().eval()
+    state = {name: value for name, value in peer.state_dict().items() if not value.is_floating_point()}
+    peer.load_state_dict(state | case.adapter(weights))
+    assert not weights.unused, f"{case.model}: {weights.unused} went nowhere"
+    return peer
+
+
+def of_fuxictr(case: Case, module: Any) -> nn.Module:
+    """An instance of a class that FuxiCTR's model zoo defines."""
     with tempfile.TemporaryDirectory() as folder:
         peer: nn.Module = getattr(module, case.peer)(
             feature_map(folder, case),
@@ -110,10 +127,6 @@ def theirs(case: Case, checkout: Path, weights: Weights) -> nn.Module:
             gpu=-1,
             **case.options,
         )
-    peer = peer.double().eval()
-    state = {name: value for name, value in peer.state_dict().items() if not value.is_floating_point()}
-    peer.load_state_dict(state | case.adapter(weights))
-    assert not weights.unused, f"{case.model}: {weights.unused} went nowhere"
     return peer
 
 

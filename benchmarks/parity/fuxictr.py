@@ -2,14 +2,16 @@
 
     git clone https://github.com/reczoo/FuxiCTR benchmarks/.envs/FuxiCTR
     git clone https://github.com/salmon1802/FCN benchmarks/.envs/FCN
+    git clone https://github.com/lswhim/rankmixer benchmarks/.envs/rankmixer
     python benchmarks/parity/fuxictr.py [MODEL …]
 
 FuxiCTR's wheel carries the parts of its models; their classes are in the model zoo of its repository, of which the
-first command makes a copy. FCN is not among them: its authors' code, which is made of the same parts, lies beside it.
-Both libraries run in one environment, which is made under benchmarks/.envs when missing. Every weight of clickherd's
-network and table is drawn at random and copied to FuxiCTR's; a random batch then goes through both in evaluation mode,
-in float64. What FuxiCTR has beyond the paper is turned off or set to zero, as the adapters beside this file say; where
-clickherd's default is another form of the network, the case names the setting.
+first command makes a copy. FCN and RankMixer are not among them, and lie beside FuxiCTR's repository: FCN as its
+authors published it, made of the same parts; RankMixer, of which no code by its authors was found, as somebody else
+wrote it down from the paper. All run in one environment, which is made under benchmarks/.envs when missing. Every
+weight of clickherd's network and table is drawn at random and copied to the peer's; a random batch then goes through
+both in evaluation mode, in float64. What the peer has beyond the paper is turned off or set to zero, as the adapters
+beside this file say; where clickherd's default is another form of the network, the case names the setting.
 
 Without a MODEL all cases run, and the table is written. The exit status is 1 if a difference is more than rounding.
 """
@@ -32,6 +34,10 @@ from peers.environments import ENVIRONMENTS, FUXICTR_WITH_CLICKHERD
 from tables import grid
 
 BENCHMARKS = Path(__file__).resolve().parent.parent
+OTHERS = {  # model → folder beside FuxiCTR's repository, and where it is from
+    "fcn": ("FCN", "https://github.com/salmon1802/FCN"),
+    "rankmixer": ("rankmixer", "https://github.com/lswhim/rankmixer"),
+}
 TOLERANCE = 1e-9  # of the logits' spread; float64 keeps 15 digits
 
 
@@ -40,16 +46,20 @@ def main() -> int:
     args = read_arguments()
     if not (args.checkout / "model_zoo").is_dir():
         sys.exit(f"no FuxiCTR in {args.checkout}: git clone https://github.com/reczoo/FuxiCTR {args.checkout}")
-    authors = args.checkout.parent / "FCN"
-    if not (authors / "src").is_dir() and (not args.models or "fcn" in args.models):
-        sys.exit(f"no FCN in {authors}: git clone https://github.com/salmon1802/FCN {authors}")
+    for model, (name, source) in OTHERS.items():
+        folder = args.checkout.parent / name
+        if not folder.is_dir() and (not args.models or model in args.models):
+            sys.exit(f"no {name} in {folder}: git clone {source} {folder}")
     FUXICTR_WITH_CLICKHERD.make()
     packages = FUXICTR_WITH_CLICKHERD.packages()
     result = {
         "packages": {name: packages[name] for name in ("fuxictr", "torch", "numpy", "numba")},
         "clickherd_commit": host.commit(),
         "fuxictr_commit": git(args.checkout, "rev-parse", "--short=12", "HEAD"),
-        "fcn_commit": git(authors, "rev-parse", "--short=12", "HEAD"),
+        **{
+            f"{model}_commit": git(args.checkout.parent / name, "rev-parse", "--short=12", "HEAD")
+            for model, (name, _) in OTHERS.items()
+        },
         "cases": compared(args.checkout, args.models),
     }
     text = table(result)
@@ -94,7 +104,8 @@ def table(result: Mapping[str, Any]) -> str:
     packages = result["packages"]
     first = (
         f"FuxiCTR {packages['fuxictr']}, models of its repository at commit {result['fuxictr_commit']}, "
-        f"FCN of its authors' at {result['fcn_commit']}; torch {packages['torch']}, float64, evaluation mode.\n"
+        f"FCN of its authors' at {result['fcn_commit']}, RankMixer of lswhim's at {result['rankmixer_commit']}; "
+        f"torch {packages['torch']}, float64, evaluation mode.\n"
         "Command: `python benchmarks/parity/fuxictr.py`\n"
     )
     rows = [

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from clickherd.models import MODELS, ModelConfig
+from clickherd.models import MODELS, CTRModel, ModelConfig
 
 FIELDS = {f"field_{i}": size for i, size in enumerate([7, 11, 3, 20, 5, 2, 13])}  # name → number of ids
 EMBEDDING_DIM = 4
@@ -70,6 +70,8 @@ class Case:
     adapter: Callable[[Weights], State]
     remark: str
     sequence: bool  # whether the rows have a history
+    build: Callable[[Any], nn.Module] | None  # from the file's module, where it is not of FuxiCTR's kind
+    prepare: Callable[[CTRModel], None]  # what is done to ours before its weights are copied
 
 
 CASES: list[Case] = []
@@ -85,6 +87,9 @@ def case(
     form: Mapping[str, Any] | None = None,
     remark: str = "",
     sequence: bool = False,
+    peer: str = "",
+    build: Callable[[Any], nn.Module] | None = None,
+    prepare: Callable[[CTRModel], None] = lambda _: None,
 ) -> Callable[[Adapter], Adapter]:
     """Register a comparison: `settings` only make the network small, `form` makes it what FuxiCTR's is."""
     kind, form = MODELS[model], dict(form or {})
@@ -92,10 +97,10 @@ def case(
     if "mlp" in kind.model_fields and "mlp" not in form:
         small["mlp"] = {"hidden_units": HIDDEN}
     config = kind.model_validate(small | dict(settings or {}) | form)
-    peer = source.rsplit("/", 1)[-1].removesuffix(".py")
+    name = peer or source.rsplit("/", 1)[-1].removesuffix(".py")
 
     def register(adapter: Adapter) -> Adapter:
-        CASES.append(Case(model, config, form, peer, source, dict(options), adapter, remark, sequence))
+        CASES.append(Case(model, config, form, name, source, dict(options), adapter, remark, sequence, build, prepare))
         return adapter
 
     return register

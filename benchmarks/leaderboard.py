@@ -21,6 +21,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 import host
 from tables import grid, mean_std
+from zoo import TRAINERS as ZOO_TRAINERS
+from zoo import chosen_runs
 from zoo_models import ENTRIES
 
 PAGE = host.REPOSITORY / "docs" / "leaderboard.md"
@@ -70,7 +72,7 @@ def page() -> str:
         if found:
             parts.append(f"## {title}\n\n{section(found)}")
         if name == "frappe_x1":
-            rows = [[entry.title, *entry.published.split(" / ")] for entry in ENTRIES.values()]
+            rows = [[entry.title, *entry.published.split(" / ")] for entry in ENTRIES[name].values()]
             parts.append(f"{PUBLISHED}\n{grid(['model', 'test AUC', 'test log loss'], rows)}")
     return "\n".join(parts)
 
@@ -108,13 +110,14 @@ def of_runs(data_set: str, model: str, trainer: str, runs: list[dict[str, Any]],
 
 
 def zoo() -> Iterator[Line]:
-    """BARS's settings, clickherd beside FuxiCTR."""
-    runs = read("zoo-frappe_x1")["runs"]
-    for trainer, title in (("clickherd", "clickherd"), ("fuxictr", "FuxiCTR")):
-        for entry in ENTRIES.values():
-            group = [run for run in runs if (run["trainer"], run["model"]) == (trainer, entry.name)]
-            if group:
-                yield of_runs("frappe_x1", entry.title, title, group, "zoo-frappe_x1")
+    """clickherd beside FuxiCTR, with the same settings and, for MovieLens, with its own."""
+    for data_set, entries in ENTRIES.items():
+        file = f"zoo-{data_set}"
+        runs = (read(file) or {"runs": []})["runs"]
+        for trainer, title in ZOO_TRAINERS.items():
+            for entry in entries.values():
+                if group := chosen_runs(runs, entry, trainer):
+                    yield of_runs(data_set, entry.title, title, group, file)
 
 
 FILES = {

@@ -537,3 +537,29 @@ def test_every_model_whose_speed_is_compared_is_built_as_asked(benchmark: Any) -
         found = config.model_dump(mode="json")
         assert merge(found, json.loads(json.dumps(pair.model))) == found
         assert config.build(5, 0).__class__.__name__.lower() == name.replace("_", "")
+
+
+def test_the_validation_rows_of_the_first_seed_choose_lambda(benchmark: Any) -> None:
+    zoo = benchmark("zoo")
+    entry = benchmark("zoo_models").ENTRIES["movielens_1m"]["deepfm"]
+    runs: list[dict[str, Any]] = []
+    assert zoo.tried(runs, entry, "fuxictr", True) == entry.l2
+    for seed, l2, valid, test in [
+        (7, 0.0, 0.80, 0.83),
+        (7, 0.001, 0.82, 0.81),
+        (7, 0.01, 0.81, 0.84),
+        (8, 0.001, 0.79, 0.80),
+    ]:
+        scores = {"valid": {"auc": valid}, "test": {"auc": test}}
+        runs.append({"trainer": "fuxictr", "model": "deepfm", "seed": seed, "l2": l2} | scores)
+    assert zoo.tried(runs, entry, "fuxictr", False) == (0.001,)
+    assert [run["seed"] for run in zoo.chosen_runs(runs, entry, "fuxictr")] == [7, 8]
+    assert zoo.chosen_runs(runs, entry, "clickherd") == []
+    assert zoo.tried(runs, entry, "defaults", True) == (None,)
+
+
+def test_fuxictr_gets_codes_of_the_training_rows_values_and_lists_padded(benchmark: Any) -> None:
+    zoo = benchmark("zoo")
+    size, (train, test) = zoo.encoded([pl.Series(["b", "a", "b"]), pl.Series(["c", "a"])])
+    assert (size, train.to_list(), test.to_list()) == (4, [2, 1, 2], [3, 1])  # 0 pads, 3 is unknown
+    assert zoo.padded(np.array([5, 6, 7]), np.array([1, 2]), 3).tolist() == [[5, 0, 0], [6, 7, 0]]

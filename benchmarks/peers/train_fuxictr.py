@@ -14,8 +14,9 @@ import logging
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -53,7 +54,8 @@ def answer(work: Callable[[dict[str, Any], Path], dict[str, Any]]) -> None:
 def trained(job: dict[str, Any], folder: Path) -> dict[str, Any]:
     """Scores of the weights of the best validation epoch."""
     seed_everything(job["seed"])
-    rows, described = Path(job["rows"]), feature_map(job["vocabulary"], job["settings"]["embedding_dim"], folder)
+    rows = Path(job["rows"])
+    described = feature_map(job["vocabulary"], job["settings"]["embedding_dim"], folder, job["lengths"])
     (folder / described.dataset_id).mkdir()
     settings = COMMON | job["settings"] | {"model_id": "zoo", "model_root": str(folder)}
     model = model_class(Path(job["checkout"]), job["model"])(described, **settings)
@@ -87,11 +89,20 @@ def model_class(checkout: Path, name: str) -> type[Any]:
     return found
 
 
-def feature_map(vocabulary: dict[str, int], embedding_dim: int, folder: Path) -> FeatureMap:
-    """What FuxiCTR's preprocessing would have written: 0 is padding, the last index of a column the unknown value."""
+def feature_map(
+    vocabulary: dict[str, int], embedding_dim: int, folder: Path, lengths: Mapping[str, int] = MappingProxyType({})
+) -> FeatureMap:
+    """What FuxiCTR's preprocessing would have written: 0 is padding, the last index of a column the unknown value.
+
+    Columns with a length hold lists, whose embeddings are averaged.
+    """
     described = FeatureMap("zoo", str(folder))
     for name, size in vocabulary.items():
-        described.features[name] = {"source": "", "type": "categorical", "padding_idx": 0, "vocab_size": size}
+        spec = {"source": "", "type": "categorical", "padding_idx": 0, "vocab_size": size}
+        if name in lengths:
+            average = "layers.MaskedAveragePooling()"
+            spec |= {"type": "sequence", "max_len": lengths[name], "feature_encoder": average}
+        described.features[name] = spec
     described.labels = [LABEL]
     described.num_fields = described.get_num_fields()
     described.total_features = sum(vocabulary.values())

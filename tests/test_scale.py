@@ -20,6 +20,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from clickherd.optim.scaling import EXPONENTS
+from clickherd.report.sweep import size_labels
 from clickherd.scale import batch_sizes_for, recommend, table
 
 Run = Callable[..., tuple[int, str, str]]
@@ -221,3 +222,11 @@ def test_the_largest_batch_within_the_margin_is_recommended_whatever_the_test_sc
                 assert cell["valid_auc"] <= chosen["valid_auc"]
     blind = recommend(table([{**run, "test": None} for run in runs]), margin)
     assert blind == chosen
+
+
+def test_batch_sizes_that_would_touch_on_the_axis_go_below_one_another() -> None:
+    assert size_labels([1024]) == ["1,024"]
+    assert size_labels([1024, 65_536]) == ["1,024", "65,536"]
+    close = ["1,024", "8,192", "\n16,384", "65,536", "\n131,072"]
+    assert size_labels([1024, 8192, 16_384, 65_536, 131_072]) == close
+    assert size_labels([8192, 16_384, 32_768, 65_536, 131_072, 262_144])[1::2] == ["\n16,384", "\n65,536", "\n262,144"]

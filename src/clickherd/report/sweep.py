@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,6 +23,8 @@ HEAD = (
     "rows/s",
     "clipped",
 )
+MARGIN = 1.4  # of the chart, left of the smallest and right of the largest batch size, as a factor
+LABEL_WIDTH = 0.19  # of a batch size, as a share of the axis
 
 
 def write_sweep(folder: Path, result: Mapping[str, Any], lines: Sequence[str]) -> None:
@@ -73,10 +77,20 @@ def _number(value: float | None, form: str) -> str:
     return "–" if value is None else format(value, form)
 
 
+def size_labels(sizes: Sequence[int]) -> list[str]:
+    """Batch sizes for a logarithmic axis; one that would touch the label to its left goes a line lower."""
+    width = math.log(sizes[-1] / sizes[0] * MARGIN**2)
+    labels, lowered = [f"{sizes[0]:,}"], False
+    for before, size in itertools.pairwise(sizes):
+        lowered = not lowered and math.log(size / before) < LABEL_WIDTH * width
+        labels.append(f"{chr(10) * lowered}{size:,}")
+    return labels
+
+
 def chart(result: Mapping[str, Any]) -> Any:
     """Mean validation AUC by batch size, a line per rule, with the margin below the best; an SVG for a page."""
     from matplotlib.axes import Axes
-    from matplotlib.ticker import FixedLocator, MaxNLocator, NullLocator
+    from matplotlib.ticker import FixedFormatter, FixedLocator, MaxNLocator, NullLocator
 
     from clickherd.report.svg import FIRST, INK, MUTED, SECOND, THIRD, draw, name_axes
 
@@ -111,10 +125,10 @@ def chart(result: Mapping[str, Any]) -> Any:
             )
             axes.plot([x(chosen)], [chosen["valid_auc"]], "o", markersize=14, markerfacecolor="none", color=INK)
         axes.set_xscale("log", base=2)
-        axes.set_xlim(sizes[0] / 1.4, sizes[-1] * 1.4)
+        axes.set_xlim(sizes[0] / MARGIN, sizes[-1] * MARGIN)
         axes.xaxis.set_major_locator(FixedLocator(sizes))
         axes.xaxis.set_minor_locator(NullLocator())
-        axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
+        axes.xaxis.set_major_formatter(FixedFormatter(size_labels(sizes)))
         axes.yaxis.set_major_locator(MaxNLocator(5))
         axes.grid(visible=False, axis="x")
         name_axes(axes, "batch size", "validation AUC")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import itertools
 import json
 import os
@@ -21,7 +22,7 @@ from hypothesis import strategies as st
 
 from clickherd.optim.scaling import EXPONENTS
 from clickherd.report.sweep import size_labels
-from clickherd.scale import batch_sizes_for, recommend, table
+from clickherd.scale import batch_sizes_for, comparable, recommend, table
 
 Run = Callable[..., tuple[int, str, str]]
 WriteLog = Callable[[Path, int], None]
@@ -83,10 +84,35 @@ def test_finished_runs_are_not_repeated_and_a_sweep_can_be_widened(run: Run, odd
     assert "runs: 2 in all, 1 finished before" in err
     assert [cell["batch_size"] for cell in json.loads(out)["table"]] == [64, 128]
     assert Path("sweep/runs.jsonl").read_text().startswith(first)
-    other = ["--set", "optim.l2=1e-3", "--batch-size", 64, "--rule", "none", "--seeds", 1]
-    code, out, err = run("scale", odd_clicks, *SMALL, *other, "--out", "sweep", "--json")
-    assert "runs: 1 in all, 0 finished before" in err  # other settings: another sweep
-    assert len(json.loads(out)["table"]) == 1
+
+
+def test_another_sweep_s_folder_is_left_as_it_is(run: Run, odd_clicks: Path) -> None:
+    few = ["--batch-size", 64, "--rule", "none", "--seeds", 1, "--out", "sweep"]
+    assert run("scale", odd_clicks, *SMALL, *few)[0] == 0
+    report = Path("sweep/report.md").read_text()
+    code, _, err = run("scale", odd_clicks, *SMALL, *few, "--set", "optim.l2=1e-3")
+    assert (code, "sweep of other rows or settings" in err, "Choose another --out" in err) == (2, True, True)
+    assert Path("sweep/report.md").read_text() == report
+    with Path("sweep/sweep.lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        code, _, err = run("scale", odd_clicks, *SMALL, *few, "--seeds", 2)
+    assert (code, "another command is at work" in err) == (2, True)
+    Path("study").mkdir()
+    Path("study/study.db").touch()
+    code, _, err = run("scale", odd_clicks, *SMALL, *few, "--out", "study")
+    assert (code, "the folder holds other things" in err) == (2, True)
+
+
+def test_only_seeds_that_all_have_are_compared() -> None:
+    def runs(rule: str, scores: list[float]) -> list[dict[str, Any]]:
+        return [{"batch_size": 64, "rule": rule, "seed": i, "valid": {"auc": score}} for i, score in enumerate(scores)]
+
+    few, many = runs("none", [0.8, 0.7]), runs("root", [0.8, 0.7, 0.3])
+    assert comparable([*few, *many]) == [*few, *many[:2]]
+    assert comparable(many) == many
+    apart = [*few[:1], *many[1:]]
+    assert comparable(apart) == apart
+    assert comparable([]) == []
 
 
 def test_a_line_that_was_cut_off_is_run_again(run: Run, odd_clicks: Path) -> None:
@@ -107,7 +133,9 @@ def test_ctrl_c_keeps_what_is_done_and_the_same_command_goes_on(run: Run, write_
     command = [sys.executable, "-c", "from clickherd.cli import main; main()", *arguments]
     cut = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     runs, deadline = Path("sweep/runs.jsonl"), time.monotonic() + 120
-    while not (runs.exists() and any(Path("sweep/under-way").glob("*/metrics.jsonl"))):  # the second run is under way
+    while not (
+        runs.exists() and runs.read_text() and any(Path("sweep/under-way").glob("*/metrics.jsonl"))
+    ):  # the second run is under way
         assert cut.poll() is None
         assert time.monotonic() < deadline
         time.sleep(0.01)

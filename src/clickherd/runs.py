@@ -12,10 +12,12 @@ report.html
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -157,6 +159,22 @@ def check_folder(folder: Path, marks: Sequence[str]) -> None:
         raise RunError("cannot make the folder: a file has its name", file=folder, mend=mend)
     if folder.exists() and any(folder.iterdir()) and not any((folder / mark).exists() for mark in marks):
         raise RunError("the folder holds other things", file=folder, mend=mend)
+
+
+@contextmanager
+def alone_in(folder: Path, lock: str) -> Iterator[None]:
+    """Hold a lock in the folder, of a file with that name; it ends with the process.
+
+    Raises:
+        RunError: another process holds it.
+    """
+    with (folder / lock).open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            mend = "Wait for its end, or choose another --out."
+            raise RunError("another command is at work in this folder", file=folder, mend=mend) from None
+        yield
 
 
 def make_folder(folder: Path) -> None:

@@ -28,7 +28,16 @@ from clickherd.errors import ConfigError, Interrupted, RunError
 from clickherd.evaluate import evaluate
 from clickherd.observer import Observer, Silent
 from clickherd.optim.scaling import EXPONENTS, scaled
-from clickherd.runs import Announce, check_folder, check_validation, make_folder, ready, settings_key, train_prepared
+from clickherd.runs import (
+    Announce,
+    alone_in,
+    check_folder,
+    check_validation,
+    make_folder,
+    ready,
+    settings_key,
+    train_prepared,
+)
 from clickherd.train import DivergedError
 
 MOST_SIZES, LEAST_UPDATES = 4, 8  # of the batch sizes that are chosen by themselves; updates in an epoch of the largest
@@ -95,27 +104,35 @@ def sweep(
     widened by a second command.
 
     Raises:
-        UserError: settings or data are at fault, or there are no validation rows to choose by.
+        UserError: settings or data are at fault, there are no validation rows to choose by, or the folder holds another
+            sweep or one that is under way.
         Interrupted: `should_stop` said so; the same call goes on from there.
     """
-    check_folder(folder, ("runs.jsonl", "under-way"))
+    check_folder(folder, ("runs.jsonl",))
     grid.check(config)
     config, prepared = ready(config, announce)
     check_validation(prepared, "auc")
     configs = grid.configs(config, len(prepared.train))
     make_folder(folder)
-    runs = _Runs(folder / "runs.jsonl")
-    missing = [one for one in configs if settings_key(one) not in runs.by_key]
-    announce(f"runs: {len(configs)} in all, {len(configs) - len(missing)} finished before; results in {folder}")
-    for number, one in enumerate(missing, start=len(configs) - len(missing) + 1):
-        run = _run(one, prepared, folder, observer, should_stop)
-        runs.append(run)
-        announce(f"{number}/{len(configs)}  {_told(run)}")
-        if should_stop():
-            raise Interrupted(folder)
-    base = settings_key(config, but=SWEPT)
-    of_base = [run for run in runs.by_key.values() if run["base"] == base]
-    return _write_result(config, prepared, of_base, margin, folder)
+    with alone_in(folder, "sweep.lock"):
+        runs = _Runs(folder / "runs.jsonl")
+        base = settings_key(config, but=SWEPT)
+        if runs.by_key and all(run["base"] != base for run in runs.by_key.values()):
+            raise RunError(
+                "the folder holds a sweep of other rows or settings, whose report this one would replace",
+                file=folder,
+                mend="Choose another --out.",
+            )
+        missing = [one for one in configs if settings_key(one) not in runs.by_key]
+        announce(f"runs: {len(configs)} in all, {len(configs) - len(missing)} finished before; results in {folder}")
+        for number, one in enumerate(missing, start=len(configs) - len(missing) + 1):
+            run = _run(one, prepared, folder, observer, should_stop)
+            runs.append(run)
+            announce(f"{number}/{len(configs)}  {_told(run)}")
+            if should_stop():
+                raise Interrupted(folder)
+        of_base = [run for run in runs.by_key.values() if run["base"] == base]
+        return _write_result(config, prepared, of_base, margin, folder)
 
 
 def _run(
@@ -207,6 +224,19 @@ def recommend(cells: Iterable[Mapping[str, Any]], margin: float) -> dict[str, An
     }
 
 
+def comparable(runs: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """The runs with the seeds that every batch size and rule has; all runs where there is no such seed.
+
+    A sweep that was widened has more seeds in some cells, and a seed that is harder than the others would count there
+    alone.
+    """
+    seeds: dict[tuple[int, str], set[int]] = {}
+    for run in runs:
+        seeds.setdefault((run["batch_size"], run["rule"]), set()).add(run["seed"])
+    common = set.intersection(*seeds.values()) if seeds else set()
+    return [run for run in runs if run["seed"] in common] if common else [*runs]
+
+
 def recommendation_lines(result: Mapping[str, Any]) -> list[str]:
     """The recommendation in words, with what a reader should know of it."""
     chosen, margin = result["recommended"], result["margin"]
@@ -218,6 +248,11 @@ def recommendation_lines(result: Mapping[str, Any]) -> list[str]:
         f"best validation AUC ({chosen['valid_auc']:.4f}; best {best['valid_auc']:.4f} at {best['batch_size']:,} with "
         f"{best['rule']})."
     ]
+    if len({cell["seeds"] for cell in result["table"]}) > 1:
+        lines.append(
+            f"Not every batch size and rule has all seeds: {result['seeds_compared']} of them decided; the table has "
+            "the means of all."
+        )
     if chosen["spread"] is None:
         lines.append("One seed only: how far scores differ by chance is not known; --seeds 3 tells.")
     elif chosen["spread"] > margin:
@@ -233,13 +268,14 @@ def _write_result(
 ) -> dict[str, Any]:
     from clickherd.report.sweep import write_sweep
 
-    cells = table(runs)
+    cells, compared = table(runs), comparable(runs)
     splits = {"train": prepared.train, "valid": prepared.valid, "test": prepared.test}
     result: dict[str, Any] = {
         "model": config.model.name,
         "rows": {name: len(store) if store is not None else 0 for name, store in splits.items()},
         "margin": margin,
-        "recommended": recommend(cells, margin),
+        "recommended": recommend(table(compared), margin),
+        "seeds_compared": len({run["seed"] for run in compared}),
         "table": cells,
         "runs": runs,
         "machine": f"{machine.describe()}, threads: {config.train.threads}, {config.train.device}",
@@ -263,7 +299,7 @@ class _Runs:
         self.by_key: dict[str, dict[str, Any]] = {}
         text = path.read_text(encoding="utf-8") if path.exists() else ""
         whole = text[: text.rfind("\n") + 1]
-        if whole != text:
+        if whole != text or not path.exists():  # the file also says whose folder this is
             checkpoint.write_text(path, whole)
         try:
             records = [json.loads(line) for line in whole.splitlines()]

@@ -130,16 +130,16 @@ AVAZU = (
 FRAPPE = ("user", "item", "daytime", "weekday", "isweekend", "homework", "cost", "weather", "country", "city")
 MOVIELENS = ("user_id", "movie_id", "gender", "age", "occupation", "zip", "year")
 
+MOVIELENS_BY_TIME = DataSet(
+    Roles("label", categorical=MOVIELENS, multi=("genres",)),
+    read_movielens_by_time,
+    "rating of 4 or 5 as a click; the first 80% of all ratings train, the next 10% validate, the last 10% test",
+)
 DATA_SETS = {
     "movielens_1m": DataSet(
         Roles("label", categorical=MOVIELENS, multi=("genres",)),
         files("movielens_1m/flat_train", "movielens_1m/flat_valid", "movielens_1m/flat_test"),
         "rating of 4 or 5 as a click; random split",
-    ),
-    "movielens_1m_time": DataSet(
-        Roles("label", categorical=MOVIELENS, multi=("genres",)),
-        read_movielens_by_time,
-        "rating of 4 or 5 as a click; the first 80% of all ratings train, the next 10% validate, the last 10% test",
     ),
     "frappe_x1": DataSet(
         Roles("label", categorical=FRAPPE),

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import host
-from datasets import DATA_SETS, root
+from datasets import MOVIELENS_BY_TIME, root
 from tables import mean_std
 
 from clickherd.config import merge, resolve
@@ -47,7 +47,7 @@ def split_files(split: str) -> Iterator[Files]:
         train, valid, test = (str(root() / f"movielens_1m/flat_{part}.parquet") for part in PARTS)
         yield train, valid, test
         return
-    frames, _ = DATA_SETS["movielens_1m_time"].splits()
+    frames, _ = MOVIELENS_BY_TIME.splits()
     with tempfile.TemporaryDirectory() as folder:
         train, valid, test = (f"{folder}/{part}.parquet" for part in PARTS)
         for frame, file in zip(frames, (train, valid, test), strict=True):

@@ -85,9 +85,10 @@ def tried(runs: list[dict[str, Any]], entry: Entry, trainer: str, first: bool) -
 
 
 def chosen(runs: list[dict[str, Any]], entry: Entry, trainer: str) -> float | None:
-    """The λ of the best validation AUC among the runs of the first seed."""
+    """The λ of the best validation AUC among the runs of the seed that was run with all of them."""
     of_entry = [run for run in runs if (run["trainer"], run["model"]) == (trainer, entry.name)]
-    seed = of_entry[0]["seed"]
+    tried = {seed: {run["l2"] for run in of_entry if run["seed"] == seed} for seed in (run["seed"] for run in of_entry)}
+    seed = max(tried, key=lambda seed: len(tried[seed]))  # the first of those with the most values
     best = max((run for run in of_entry if run["seed"] == seed), key=lambda run: run["valid"]["auc"])
     l2: float | None = best["l2"]
     return l2
@@ -212,7 +213,17 @@ def table(results: dict[str, Any], entries: Mapping[str, Entry]) -> str:
     """A line for every model and trainer, and what BARS published."""
     machine, runs = results["machine"], results["runs"]
     published = any(entry.published for entry in entries.values())
-    head = ["model", "trainer", "λ", "seeds", "validation AUC", "test AUC", "test log loss", "seconds an epoch"]
+    head = [
+        "model",
+        "trainer",
+        "λ",
+        "seeds",
+        "validation AUC",
+        "test AUC",
+        "test log loss",
+        "epochs",
+        "seconds an epoch",
+    ]
     body = []
     for entry in entries.values():
         for trainer, title in TRAINERS.items():
@@ -221,13 +232,15 @@ def table(results: dict[str, Any], entries: Mapping[str, Entry]) -> str:
                 pace = statistics.mean(run["seconds"] / run["epochs"] for run in group)
                 l2 = "–" if group[0]["l2"] is None else f"{group[0]['l2']:g}"
                 valid, auc, loss = (mean_std([run[part][key] for run in group]) for part, key in SCORES)
-                body.append([entry.title, title, l2, str(len(group)), valid, auc, loss, f"{pace:.1f}"])
+                epochs = "/".join(str(run["epochs"]) for run in group)
+                body.append([entry.title, title, l2, str(len(group)), valid, auc, loss, epochs, f"{pace:.1f}"])
         if published:
             auc, loss = entry.published.split(" / ")
-            body.append([entry.title, "published by BARS", "", "1", "", auc, loss, ""])
+            body.append([entry.title, "published by BARS", "", "1", "", auc, loss, "", ""])
     return (
         f"{results['note']}. {machine['cpu']}, {machine['cores']} cores; {machine['date']}.\n"
-        f"Command: `{shlex.join(results['command'])}`\n\n{grid(head, body)}"
+        f"Command: `{shlex.join(results['command'])}`\n\nλ is FuxiCTR's; clickherd's `optim.l2` is half of it. "
+        f"clickherd's defaults have at most 20 epochs, the others 100.\n\n{grid(head, body)}"
     )
 
 

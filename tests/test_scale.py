@@ -113,6 +113,18 @@ def test_only_seeds_that_all_have_are_compared() -> None:
     apart = [*few[:1], *many[1:]]
     assert comparable(apart) == apart
     assert comparable([]) == []
+    diverged = [*many[:2], {"batch_size": 64, "rule": "root", "seed": 2, "failed": "loss is not finite"}]
+    assert comparable([*few, *diverged]) == few  # though its other seeds went well
+
+
+def test_it_is_said_which_seeds_decided(run: Run, odd_clicks: Path) -> None:
+    few = ["--batch-size", 64, "--rule", "none", "--seeds", 1, "--out", "sweep", "--json"]
+    code, out, _ = run("scale", odd_clicks, *SMALL, *few)
+    assert (code, json.loads(out)["unequal_seeds"]) == (0, None)
+    more = ["--batch-size", 64, "--rule", "sqrt", "--seeds", 2, "--out", "sweep", "--json"]
+    code, out, _ = run("scale", odd_clicks, *SMALL, *more)
+    assert (code, json.loads(out)["unequal_seeds"]) == (0, "seed 0 decided")
+    assert "the same seeds: seed 0 decided" in Path("sweep/report.md").read_text()
 
 
 def test_a_line_that_was_cut_off_is_run_again(run: Run, odd_clicks: Path) -> None:

@@ -166,14 +166,21 @@ def alone_in(folder: Path, lock: str) -> Iterator[None]:
     """Hold a lock in the folder, of a file with that name; it ends with the process.
 
     Raises:
-        RunError: another process holds it.
+        RunError: another process holds it, or there can be none.
     """
-    with (folder / lock).open("w") as file:
+    try:
+        file = (folder / lock).open("w")
+    except OSError as error:
+        raise RunError(f"cannot write there: {error.strerror}", file=folder, mend="Choose another --out.") from None
+    with file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             mend = "Wait for its end, or choose another --out."
             raise RunError("another command is at work in this folder", file=folder, mend=mend) from None
+        except OSError as error:
+            mend = "Choose an --out on a disk that has locks."
+            raise RunError(f"cannot lock the folder: {error.strerror}", file=folder, mend=mend) from None
         yield
 
 

@@ -42,6 +42,7 @@ from clickherd.train import DivergedError
 
 MOST_SIZES, LEAST_UPDATES = 4, 8  # of the batch sizes that are chosen by themselves; updates in an epoch of the largest
 MARGIN = 0.0005  # of validation AUC
+LOCK = "sweep.lock"
 SWEPT = {"optim": {"rule"}, "train": {"batch_size", "seed"}}  # what the runs of a sweep do not have in common
 
 
@@ -108,13 +109,13 @@ def sweep(
             sweep or one that is under way.
         Interrupted: `should_stop` said so; the same call goes on from there.
     """
-    check_folder(folder, ("runs.jsonl",))
+    check_folder(folder, ("runs.jsonl", LOCK))
     grid.check(config)
     config, prepared = ready(config, announce)
     check_validation(prepared, "auc")
     configs = grid.configs(config, len(prepared.train))
     make_folder(folder)
-    with alone_in(folder, "sweep.lock"):
+    with alone_in(folder, LOCK):
         runs = _Runs(folder / "runs.jsonl")
         base = settings_key(config, but=SWEPT)
         if runs.by_key and all(run["base"] != base for run in runs.by_key.values()):
@@ -225,16 +226,18 @@ def recommend(cells: Iterable[Mapping[str, Any]], margin: float) -> dict[str, An
 
 
 def comparable(runs: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    """The runs with the seeds that every batch size and rule has; all runs where there is no such seed.
+    """The runs to choose by: those with the seeds that every batch size and rule has, or all where there is none.
 
     A sweep that was widened has more seeds in some cells, and a seed that is harder than the others would count there
-    alone.
+    alone. A batch size and rule of which any run diverged is left out, whatever its seed.
     """
+    diverged = {(run["batch_size"], run["rule"]) for run in runs if "failed" in run}
+    whole = [run for run in runs if (run["batch_size"], run["rule"]) not in diverged]
     seeds: dict[tuple[int, str], set[int]] = {}
-    for run in runs:
+    for run in whole:
         seeds.setdefault((run["batch_size"], run["rule"]), set()).add(run["seed"])
     common = set.intersection(*seeds.values()) if seeds else set()
-    return [run for run in runs if run["seed"] in common] if common else [*runs]
+    return [run for run in whole if run["seed"] in common] if common else whole
 
 
 def recommendation_lines(result: Mapping[str, Any]) -> list[str]:
@@ -248,11 +251,8 @@ def recommendation_lines(result: Mapping[str, Any]) -> list[str]:
         f"best validation AUC ({chosen['valid_auc']:.4f}; best {best['valid_auc']:.4f} at {best['batch_size']:,} with "
         f"{best['rule']})."
     ]
-    if len({cell["seeds"] for cell in result["table"]}) > 1:
-        lines.append(
-            f"Not every batch size and rule has all seeds: {result['seeds_compared']} of them decided; the table has "
-            "the means of all."
-        )
+    if note := result["unequal_seeds"]:
+        lines.append(f"Not every batch size and rule has the same seeds: {note}; the table has the means of all.")
     if chosen["spread"] is None:
         lines.append("One seed only: how far scores differ by chance is not known; --seeds 3 tells.")
     elif chosen["spread"] > margin:
@@ -261,6 +261,17 @@ def recommendation_lines(result: Mapping[str, Any]) -> list[str]:
             "wider --margin, make the choice firmer."
         )
     return lines
+
+
+def _unequal_seeds(runs: Sequence[Mapping[str, Any]], compared: Sequence[Mapping[str, Any]]) -> str | None:
+    """By which seeds was chosen, where some batch sizes and rules have others."""
+    cells = {(run["batch_size"], run["rule"]) for run in compared}
+    has = [sorted({r["seed"] for r in runs if (r["batch_size"], r["rule"]) == cell}) for cell in cells]
+    if all(seeds == has[0] for seeds in has):
+        return None
+    if not set.intersection(*map(set, has)):
+        return "they have none in common, and their own decided"
+    return f"seed {', '.join(str(seed) for seed in sorted({run['seed'] for run in compared}))} decided"
 
 
 def _write_result(
@@ -275,7 +286,7 @@ def _write_result(
         "rows": {name: len(store) if store is not None else 0 for name, store in splits.items()},
         "margin": margin,
         "recommended": recommend(table(compared), margin),
-        "seeds_compared": len({run["seed"] for run in compared}),
+        "unequal_seeds": _unequal_seeds(runs, compared),
         "table": cells,
         "runs": runs,
         "machine": f"{machine.describe()}, threads: {config.train.threads}, {config.train.device}",

@@ -119,11 +119,12 @@ def chart(result: Mapping[str, Any]) -> Any:
                 capsize=2,
                 label=rule,
             )
-        if chosen := result["recommended"]:
-            axes.axhline(
-                chosen["best"]["valid_auc"] - result["margin"], color=MUTED, linewidth=1, linestyle=(0, (4, 3))
-            )
-            axes.plot([x(chosen)], [chosen["valid_auc"]], "o", markersize=14, markerfacecolor="none", color=INK)
+        if chosen := result["recommended"]:  # what decided may be of fewer seeds than what is drawn
+            drawn = {(cell["batch_size"], cell["rule"]): cell["valid_auc"] for cell in scored}
+            best = drawn[chosen["best"]["batch_size"], chosen["best"]["rule"]]
+            axes.axhline(best - result["margin"], color=MUTED, linewidth=1, linestyle=(0, (4, 3)))
+            height = drawn[chosen["batch_size"], chosen["rule"]]
+            axes.plot([x(chosen)], [height], "o", markersize=14, markerfacecolor="none", color=INK)
         axes.set_xscale("log", base=2)
         axes.set_xlim(sizes[0] / MARGIN, sizes[-1] * MARGIN)
         axes.xaxis.set_major_locator(FixedLocator(sizes))

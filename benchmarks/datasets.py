@@ -133,7 +133,6 @@ MOVIELENS = ("user_id", "movie_id", "gender", "age", "occupation", "zip", "year"
 MOVIELENS_BY_TIME = DataSet(
     Roles("label", categorical=MOVIELENS, multi=("genres",)),
     read_movielens_by_time,
-    "rating of 4 or 5 as a click; the first 80% of all ratings train, the next 10% validate, the last 10% test",
 )
 DATA_SETS = {
     "movielens_1m": DataSet(

@@ -20,12 +20,12 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 import host
+from movielens import BASE
 from tables import grid, mean_std
 from zoo import TRAINERS as ZOO_TRAINERS
 from zoo import chosen_runs
 from zoo_models import ENTRIES
 
-BASE = 1024
 PAGE = host.REPOSITORY / "docs" / "leaderboard.md"
 TITLES = {
     "frappe_x1": "Frappe_x1 (BARS's validation and test rows, reconstructed training rows)",

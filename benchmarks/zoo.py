@@ -54,6 +54,7 @@ TRAINERS = {"clickherd": "clickherd", "fuxictr": "FuxiCTR", "defaults": "clickhe
 
 def main() -> None:
     args = arguments()
+    args.out.mkdir(parents=True, exist_ok=True)
     path = args.out / f"zoo-{args.data_set}.json"
     results = json.loads(path.read_text()) if path.exists() else {"runs": []}
     results["machine"] = host.describe(("torch", "numba", "numpy"))
@@ -70,7 +71,7 @@ def main() -> None:
                         if any(run.items() >= key.items() for run in results["runs"]):
                             continue
                         run = run_fuxictr if trainer == "fuxictr" else run_clickherd
-                        results["runs"].append(key | run(entry, trainer, rows, l2, seed, args))
+                        results["runs"].append(key | run(entry, rows, l2, seed, args))
                         path.write_text(json.dumps(results, indent=1) + "\n")
                         shown = {name: value for name, value in results["runs"][-1].items() if name != "settings"}
                         print(json.dumps(shown), flush=True)
@@ -153,9 +154,7 @@ def padded(values: np.ndarray, lengths: np.ndarray, width: int) -> np.ndarray:
     return matrix
 
 
-def run_fuxictr(
-    entry: Entry, _: str, rows: Rows, l2: float | None, seed: int, args: argparse.Namespace
-) -> dict[str, Any]:
+def run_fuxictr(entry: Entry, rows: Rows, l2: float | None, seed: int, args: argparse.Namespace) -> dict[str, Any]:
     """In a process of FuxiCTR's own environment."""
     assert l2 is not None
     FUXICTR.make()
@@ -179,10 +178,8 @@ def run_fuxictr(
 PREPARED: dict[str, Prepared] = {}
 
 
-def run_clickherd(
-    entry: Entry, trainer: str, rows: Rows, l2: float | None, seed: int, args: argparse.Namespace
-) -> dict[str, Any]:
-    """In this process, through the training loop that the command line calls."""
+def run_clickherd(entry: Entry, rows: Rows, l2: float | None, seed: int, args: argparse.Namespace) -> dict[str, Any]:
+    """In this process, through the training loop that the command line calls; without λ, the defaults."""
     use_threads(args.threads)
     source = {split if split != "train" else "data": [str(rows.folder / f"{split}.parquet")] for split in SPLITS}
     settings = entry.defaults(seed, args.threads) if l2 is None else entry.settings(l2, seed, args.threads)

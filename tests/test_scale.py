@@ -94,9 +94,13 @@ def test_another_sweep_s_folder_is_left_as_it_is(run: Run, odd_clicks: Path) -> 
     assert (code, "sweep of other rows or settings" in err, "Choose another --out" in err) == (2, True, True)
     assert Path("sweep/report.md").read_text() == report
     with Path("sweep/sweep.lock").open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+        fcntl.flock(file, fcntl.LOCK_SH)
         code, _, err = run("scale", odd_clicks, *SMALL, *few, "--seeds", 2)
     assert (code, "another command is at work" in err) == (2, True)
+    Path("sweep/sweep.lock").unlink()
+    Path("sweep/sweep.lock").mkdir()
+    code, _, err = run("scale", odd_clicks, *SMALL, *few, "--seeds", 2)
+    assert (code, "cannot write there" in err) == (2, True)
     Path("study").mkdir()
     Path("study/study.db").touch()
     code, _, err = run("scale", odd_clicks, *SMALL, *few, "--out", "study")
@@ -121,9 +125,13 @@ def test_it_is_said_which_seeds_decided(run: Run, odd_clicks: Path) -> None:
     few = ["--batch-size", 64, "--rule", "none", "--seeds", 1, "--out", "sweep", "--json"]
     code, out, _ = run("scale", odd_clicks, *SMALL, *few)
     assert (code, json.loads(out)["unequal_seeds"]) == (0, None)
-    more = ["--batch-size", 64, "--rule", "sqrt", "--seeds", 2, "--out", "sweep", "--json"]
+    more = ["--batch-size", 128, "--rule", "sqrt", "--seeds", 2, "--margin", 1, "--out", "sweep", "--json"]
     code, out, _ = run("scale", odd_clicks, *SMALL, *more)
-    assert (code, json.loads(out)["unequal_seeds"]) == (0, "seed 0 decided")
+    result = json.loads(out)
+    assert (code, result["unequal_seeds"]) == (0, "seed 0 decided")
+    (first,) = [r for r in result["runs"] if (r["batch_size"], r["seed"]) == (128, 0)]
+    assert result["recommended"]["batch_size"] == 128
+    assert result["recommended"]["valid_auc"] == first["valid"]["auc"] != result["table"][1]["valid_auc"]
     assert "the same seeds: seed 0 decided" in Path("sweep/report.md").read_text()
 
 

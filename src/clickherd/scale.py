@@ -233,11 +233,16 @@ def comparable(runs: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
     """
     diverged = {(run["batch_size"], run["rule"]) for run in runs if "failed" in run}
     whole = [run for run in runs if (run["batch_size"], run["rule"]) not in diverged]
-    seeds: dict[tuple[int, str], set[int]] = {}
-    for run in whole:
-        seeds.setdefault((run["batch_size"], run["rule"]), set()).add(run["seed"])
-    common = set.intersection(*seeds.values()) if seeds else set()
+    common = set.intersection(*_seeds(whole).values()) if whole else set()
     return [run for run in whole if run["seed"] in common] if common else whole
+
+
+def _seeds(runs: Iterable[Mapping[str, Any]]) -> dict[tuple[int, str], set[int]]:
+    """The seeds of each batch size and rule."""
+    seeds: dict[tuple[int, str], set[int]] = {}
+    for run in runs:
+        seeds.setdefault((run["batch_size"], run["rule"]), set()).add(run["seed"])
+    return seeds
 
 
 def recommendation_lines(result: Mapping[str, Any]) -> list[str]:
@@ -265,13 +270,14 @@ def recommendation_lines(result: Mapping[str, Any]) -> list[str]:
 
 def _unequal_seeds(runs: Sequence[Mapping[str, Any]], compared: Sequence[Mapping[str, Any]]) -> str | None:
     """By which seeds was chosen, where some batch sizes and rules have others."""
-    cells = {(run["batch_size"], run["rule"]) for run in compared}
-    has = [sorted({r["seed"] for r in runs if (r["batch_size"], r["rule"]) == cell}) for cell in cells]
+    decided, every = _seeds(compared), _seeds(runs)
+    has = [every[cell] for cell in decided]
     if all(seeds == has[0] for seeds in has):
         return None
-    if not set.intersection(*map(set, has)):
+    common = set.intersection(*has)
+    if not common:
         return "they have none in common, and their own decided"
-    return f"seed {', '.join(str(seed) for seed in sorted({run['seed'] for run in compared}))} decided"
+    return f"seed {', '.join(map(str, sorted(common)))} decided"
 
 
 def _write_result(
